@@ -1,0 +1,43 @@
+# `make book` builds the book, `make test` checks everything; both from a bare checkout.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+EXTRAS ?= book,test
+
+export PYTHONHASHSEED = 0
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+export JUPYTER_PREFER_ENV_PATH = 1
+export IPYTHONDIR = $(CURDIR)/_build/.ipython
+export MPLCONFIGDIR = $(CURDIR)/_build/.mpl
+
+.PHONY: book test lint format clean
+.DELETE_ON_ERROR:
+
+book: $(VENV)/.stamp
+	rm -rf _build/html
+	$(BIN)/jupyter-book build -W -n --keep-going --all .
+	@echo "Open $(CURDIR)/_build/html/index.html"
+
+test: $(VENV)/.stamp
+	$(BIN)/python -m pytest --nbmake book/ tests/
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
