@@ -1,0 +1,108 @@
+"""Sphinx side of the book: local MathJax, a cache keyed on the package, links to other projects."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from bookcache import cache_path, fingerprint
+from docutils import nodes
+from sphinx.ext.napoleon import GoogleDocstring
+from sphinx.util.nodes import make_refnode
+
+TORCH = "https://docs.pytorch.org/docs/stable/"
+PYTHON = "https://docs.python.org/3/library/"
+SHAPES = "https://docs.kidger.site/jaxtyping/api/array/"
+NUMPY = "https://numpy.org/doc/stable/reference/"
+# What signatures and docstrings name outside this project. Sphinx would fetch an inventory for each
+# site; the book is built offline, so the few addresses stand here.
+LINKS = {
+    "torch.Tensor": TORCH + "tensors.html#torch.Tensor",
+    "torch.device": TORCH + "tensor_attributes.html#torch.device",
+    "torch.dtype": TORCH + "tensor_attributes.html#torch.dtype",
+    "torch.Generator": TORCH + "generated/torch.Generator.html",
+    "torch.nn.parameter.Parameter": TORCH + "generated/torch.nn.parameter.Parameter.html",
+    "torch.optim.Optimizer": TORCH + "optim.html#torch.optim.Optimizer",
+    "torch.optim.AdamW": TORCH + "generated/torch.optim.AdamW.html",
+    "torch.optim.lr_scheduler.LRScheduler": TORCH + "generated/torch.optim.lr_scheduler.LRScheduler.html",
+    "torch.utils.data.Dataset": TORCH + "data.html#torch.utils.data.Dataset",
+    "torch.utils.data.DataLoader": TORCH + "data.html#torch.utils.data.DataLoader",
+    "jaxtyping.Bool": SHAPES,
+    "jaxtyping.Float": SHAPES,
+    "jaxtyping.Int": SHAPES,
+    "numpy.ndarray": NUMPY + "generated/numpy.ndarray.html",
+    "numpy.random.Generator": NUMPY + "random/generator.html",
+    "matplotlib.axes.Axes": "https://matplotlib.org/stable/api/axes_api.html",
+    "matplotlib.figure.Figure": "https://matplotlib.org/stable/api/figure_api.html",
+    "lightning_fabric.Fabric": "https://lightning.ai/docs/fabric/stable/api/fabric_methods.html",
+    "pathlib.Path": PYTHON + "pathlib.html#pathlib.Path",
+    "random.Random": PYTHON + "random.html#random.Random",
+    "collections.abc.Callable": PYTHON + "collections.abc.html#collections.abc.Callable",
+    "collections.abc.Iterable": PYTHON + "collections.abc.html#collections.abc.Iterable",
+    "collections.abc.Iterator": PYTHON + "collections.abc.html#collections.abc.Iterator",
+    "collections.abc.Mapping": PYTHON + "collections.abc.html#collections.abc.Mapping",
+    "collections.abc.Sequence": PYTHON + "collections.abc.html#collections.abc.Sequence",
+}
+# Where a class reports another module than the one its documentation uses.
+ALIASES = {
+    "Tensor": "torch.Tensor",
+    "nn.Module": "torch.nn.Module",
+    "torch.nn.Parameter": "torch.nn.parameter.Parameter",
+    "torch.optim.optimizer.Optimizer": "torch.optim.Optimizer",
+    "torch.utils.data.dataset.Dataset": "torch.utils.data.Dataset",
+    "torch.utils.data.dataloader.DataLoader": "torch.utils.data.DataLoader",
+    "lightning_fabric.fabric.Fabric": "lightning_fabric.Fabric",
+}
+
+
+def _configure(app, config):
+    if config.nb_execution_mode == "cache":
+        config.nb_execution_cache_path = str(cache_path())
+    config.dasvit_fingerprint = fingerprint()
+
+
+def _copy_mathjax(app, exc):
+    if exc is None and app.builder.format == "html":
+        # the package's directory has a hyphen: no import statement can name it
+        package = Path(importlib.import_module("sphinx-mathjax-offline").__file__).parent
+        out = Path(app.outdir, "_static", "mathjax")
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package / "static/mathjax/tex-svg-full.js", out / "tex-svg-full.js")
+
+
+def _address(target):
+    target = ALIASES.get(target, target)
+    layer = re.fullmatch(r"torch\.nn\.(?:modules\.\w+\.)?([A-Z]\w*)", target)
+    if layer and hasattr(torch.nn, layer[1]):
+        return f"{TORCH}generated/torch.nn.{layer[1]}.html"
+    return LINKS.get(target)
+
+
+def _link_elsewhere(app, env, node, contnode):
+    target = node.get("reftarget", "")
+    if target.startswith("'"):  # the shape in Float[Tensor, 'b n d']: no name, hence no link
+        return contnode
+    if url := _address(target):
+        return nodes.reference("", "", contnode, internal=False, refuri=url)
+    # Autodoc leaves a class's type aliases unresolved: find them among what this project documents.
+    domain = env.get_domain("py")
+    for name, entry in domain.find_obj(env, None, None, target, "obj", 1)[:1]:
+        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
+    return None
+
+
+def _keep_colons(self):
+    """Napoleon takes what precedes a colon in an attribute's docstring for its type; here it is prose."""
+    return "", self._dedent(self._consume_to_end())
+
+
+def setup(app):
+    GoogleDocstring._consume_inline_attribute = _keep_colons
+    app.add_config_value("dasvit_fingerprint", "", "env")
+    app.connect("config-inited", _configure, priority=100)
+    app.connect("missing-reference", _link_elsewhere)
+    app.connect("build-finished", _copy_mathjax)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
