@@ -60,7 +60,7 @@ def keeping_outputs(execute):
 
 
 def pytest_collection_modifyitems(items):
-    """Chapters first (they are long); last, on one worker, the rendered book (it is built from their outputs)."""
+    """Chapters first (they are long); last, on one worker, the rendered book (it shows their outputs)."""
 
     def turn(item):
         return 0 if item.path.suffix == ".ipynb" else 2 if item.path.name == "test_rendered.py" else 1

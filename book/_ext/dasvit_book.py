@@ -24,15 +24,12 @@ LINKS = {
     "torch.device": TORCH + "tensor_attributes.html#torch.device",
     "torch.dtype": TORCH + "tensor_attributes.html#torch.dtype",
     "torch.Generator": TORCH + "generated/torch.Generator.html",
-    "torch.nn.parameter.Parameter": TORCH + "generated/torch.nn.parameter.Parameter.html",
     "torch.optim.Optimizer": TORCH + "optim.html#torch.optim.Optimizer",
     "torch.optim.AdamW": TORCH + "generated/torch.optim.AdamW.html",
+    "torch.optim.lr_scheduler.LambdaLR": TORCH + "generated/torch.optim.lr_scheduler.LambdaLR.html",
     "torch.optim.lr_scheduler.LRScheduler": TORCH + "generated/torch.optim.lr_scheduler.LRScheduler.html",
     "torch.utils.data.Dataset": TORCH + "data.html#torch.utils.data.Dataset",
     "torch.utils.data.DataLoader": TORCH + "data.html#torch.utils.data.DataLoader",
-    "jaxtyping.Bool": SHAPES,
-    "jaxtyping.Float": SHAPES,
-    "jaxtyping.Int": SHAPES,
     "numpy.ndarray": NUMPY + "generated/numpy.ndarray.html",
     "numpy.random.Generator": NUMPY + "random/generator.html",
     "matplotlib.axes.Axes": "https://matplotlib.org/stable/api/axes_api.html",
@@ -48,14 +45,14 @@ LINKS = {
 }
 # Where a class reports another module than the one its documentation uses.
 ALIASES = {
-    "Tensor": "torch.Tensor",
-    "nn.Module": "torch.nn.Module",
-    "torch.nn.Parameter": "torch.nn.parameter.Parameter",
+    "torch._C.Generator": "torch.Generator",
     "torch.optim.optimizer.Optimizer": "torch.optim.Optimizer",
     "torch.utils.data.dataset.Dataset": "torch.utils.data.Dataset",
     "torch.utils.data.dataloader.DataLoader": "torch.utils.data.DataLoader",
     "lightning_fabric.fabric.Fabric": "lightning_fabric.Fabric",
 }
+# A class's own signature names things as its module imported them.
+ALIASES |= {name.rpartition(".")[2]: name for name in LINKS}
 
 
 def _configure(app, config):
@@ -74,11 +71,12 @@ def _copy_mathjax(app, exc):
 
 
 def _address(target):
-    target = ALIASES.get(target, target)
-    layer = re.fullmatch(r"torch\.nn\.(?:modules\.\w+\.)?([A-Z]\w*)", target)
+    if target.startswith("jaxtyping."):
+        return SHAPES
+    layer = re.fullmatch(r"(?:torch\.)?nn\.(?:\w+\.)*([A-Z]\w*)", target)
     if layer and hasattr(torch.nn, layer[1]):
         return f"{TORCH}generated/torch.nn.{layer[1]}.html"
-    return LINKS.get(target)
+    return LINKS.get(ALIASES.get(target, target))
 
 
 def _link_elsewhere(app, env, node, contnode):
@@ -94,6 +92,18 @@ def _link_elsewhere(app, env, node, contnode):
     return None
 
 
+def _number_as_the_paper(app, env):
+    """An equation labelled ``eq-5`` is the paper's (5); all others count by chapter, (3.1), (3.2), …"""
+    for figures in env.toc_fignumbers.values():
+        equations, own = figures.get("displaymath", {}), 0
+        for label, (*chapter, _) in equations.items():
+            if paper := re.fullmatch(r"equation-eq-(\d+)", label):
+                equations[label] = (int(paper[1]),)
+            else:
+                own += 1
+                equations[label] = (*chapter, own)
+
+
 def _keep_colons(self):
     """Napoleon takes what precedes a colon in an attribute's docstring for its type; here it is prose."""
     return "", self._dedent(self._consume_to_end())
@@ -103,6 +113,7 @@ def setup(app):
     GoogleDocstring._consume_inline_attribute = _keep_colons
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
+    app.connect("env-check-consistency", _number_as_the_paper)
     app.connect("missing-reference", _link_elsewhere)
     app.connect("build-finished", _copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -37,14 +37,12 @@ def toc_files():
 
 
 def api_sections():
-    """Each module of the API page with the page it links to."""
-    sections = re.split(r"^## ", prose(BOOK / "api.md"), flags=re.MULTILINE)[1:]
-    module = re.compile(r"automodule:: dasvit\.(\w+)")
-    return {
-        module.search(section)[1]: re.search(r"\{doc\}`(?:[^`<]*<)?(\w+)>?`", section)[1]
-        for section in sections
-        if module.search(section)
-    }
+    """Each module of the API page with the page that its section links to, if any."""
+    found = {}
+    for section in re.split(r"^## ", prose(BOOK / "api.md"), flags=re.MULTILINE)[1:]:
+        link = re.search(r"\{doc\}`(?:[^`<]*<)?(\w+)>?`", section)
+        found |= dict.fromkeys(re.findall(r"automodule:: dasvit\.(\w+)", section), link and link[1])
+    return found
 
 
 def test_every_page_is_in_the_toc():
@@ -107,17 +105,15 @@ def test_ends_with_three_exercises_and_folded_solutions(path):
     assert "{exercise}" not in before
 
 
-@pytest.mark.skipif(not CHAPTERS, reason="no chapter yet")
 def test_every_module_is_on_the_api_page():
     assert sorted(api_sections()) == MODULES
 
 
 @pytest.mark.parametrize(("module", "page"), api_sections().items())
 def test_module_and_chapter_name_each_other(module, page):
+    assert page, f"the section of dasvit.{module} on the API page links to no chapter"
     (path,) = BOOK.glob(f"{page}.*")
-    assert f"{{py:mod}}`dasvit.{module}`" in prose(path), (
-        f"{path.name} does not say that it explains dasvit.{module}"
-    )
+    assert f"{{py:mod}}`dasvit.{module}`" in prose(path), f"{path.name} does not name dasvit.{module}"
 
 
 def test_ledger_is_numbered_without_gaps():
