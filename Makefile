@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 EXTRAS ?= book,test
+# Chapters and tests run JOBS at a time, on one thread each: a number does not depend on the number of cores.
+JOBS   ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --nbmake
+
+export OMP_NUM_THREADS = 1
 
 export PYTHONHASHSEED = 0
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
@@ -15,11 +20,12 @@ export MPLCONFIGDIR = $(CURDIR)/_build/.mpl
 
 book: $(VENV)/.stamp
 	rm -rf _build/html
+	DASVIT_REUSE=1 $(PYTEST) book/
 	$(BIN)/jupyter-book build -W -n --keep-going --all .
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
 test: $(VENV)/.stamp
-	$(BIN)/python -m pytest --nbmake book/ tests/
+	$(PYTEST) book/ tests/
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
