@@ -80,16 +80,19 @@ def _address(target):
 
 
 def _link_elsewhere(app, env, node, contnode):
-    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"]
     if target.startswith("'"):  # the shape in Float[Tensor, 'b n d']: no name, hence no link
         return contnode
     if url := _address(target):
         return nodes.reference("", "", contnode, internal=False, refuri=url)
     # Autodoc leaves a class's type aliases unresolved: find them among what this project documents.
-    domain = env.get_domain("py")
-    for name, entry in domain.find_obj(env, None, None, target, "obj", 1)[:1]:
-        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
-    return None
+    found = env.get_domain("py").find_obj(env, None, None, target, "obj", 1)
+    if len(found) != 1:
+        return None
+    name, entry = found[0]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
 
 
 def _number_as_the_paper(app, env):
