@@ -88,9 +88,7 @@ def test_figures_have_name_caption_and_alt_text(path):
 
 @each_chapter
 def test_uses_the_library(path):
-    assert any(
-        re.search(r"^(?:import|from) dasvit\b", cell.source, re.MULTILINE) for cell in code_cells(path)
-    )
+    assert any(re.search(r"^(?:import|from) dasvit\b", cell.source, re.MULTILINE) for cell in code_cells(path))
 
 
 @each_chapter

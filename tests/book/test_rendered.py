@@ -37,9 +37,7 @@ def html(tmp_path_factory):
     """The book, built strictly, once; chapters that nbmake has run are not run again."""
     out = tmp_path_factory.mktemp("book")
     flags = ["-W", "-n", "--keep-going", "--all", "--path-output", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, "build", *flags, str(ROOT)], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", BUILD, "build", *flags, str(ROOT)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return out / "_build" / "html"
 
@@ -91,9 +89,7 @@ def test_images_have_alt_text(soups):
 
 
 def test_every_public_name_is_on_the_api_page(html, soups):
-    documented = {
-        element["id"].rpartition(".")[2] for element in soups[html / "book" / "api.html"].select("[id]")
-    }
+    documented = {element["id"].rpartition(".")[2] for element in soups[html / "book" / "api.html"].select("[id]")}
     assert [name for name in dasvit.__all__ if name not in documented and name != "__version__"] == []
 
 

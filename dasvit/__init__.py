@@ -1,0 +1,37 @@
+"""Differentiable architecture search for vision transformers, to be read, run and imported.
+
+The names below are loaded when they are first used, so that ``import dasvit`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+
+_HOME = {
+    "space": ["Genotype", "Operation", "SearchSpace"],
+    "encoder": ["build", "genotypes"],
+    "vit": ["VisionTransformer"],
+    "relaxation": ["Supernet", "derive", "prune"],
+    "tokens": ["TokenSelection"],
+    "fairness": ["FairnessSettings", "fairness_term"],
+    "images": ["Augmentation", "ImageSet"],
+    "data": ["Data", "DataSettings", "load_data"],
+    "search": ["SearchResult", "SearchSettings", "search"],
+    "retrain": ["RetrainResult", "RetrainSettings", "evaluate", "retrain"],
+    "complexity": ["Complexity", "complexity"],
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [*sorted(_MODULE), "__version__"]
+__version__ = version("dasvit")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'dasvit' has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

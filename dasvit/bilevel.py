@@ -1,0 +1,108 @@
+"""Architecture gradients of the bilevel problem, first and second order (chapter 3).
+
+The problem is ``min_α L_val(w*(α), α) + R(α)`` subject to ``w*(α) = argmin_w L_train(w, α)``, Eqs. (6)-(7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Loss = Callable[[Callable[..., Tensor]], Tensor]
+"""A loss that is bound to its batch, as a function of the model."""
+
+
+@contextmanager
+def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Ask for no gradient with respect to ``parameters`` inside the block: none is computed, nothing is stored."""
+    before = [p.requires_grad for p in parameters]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p, flag in zip(parameters, before, strict=True):
+            p.requires_grad_(flag)
+
+
+def first_order_gradient(
+    model: nn.Module, alpha: nn.Parameter, weights: Sequence[nn.Parameter], upper: Loss
+) -> tuple[Float[Tensor, "edges operations"], Tensor]:
+    """Return ``∇_α`` of the upper loss at the present weights, ``w* ≈ w``, and the loss.
+
+    Args:
+        model: What the loss is called with.
+        alpha: Architecture parameters.
+        weights: The network's weights w, for which no gradient is computed.
+        upper: Validation loss plus regularisation.
+    """
+    with frozen(weights):
+        loss = upper(model)
+        (gradient,) = torch.autograd.grad(loss, [alpha])
+    return gradient, loss.detach()
+
+
+def second_order_gradient(
+    model: nn.Module,
+    alpha: nn.Parameter,
+    weights: Sequence[nn.Parameter],
+    upper: Loss,
+    lower: Loss,
+    inner_lr: float,
+) -> tuple[Float[Tensor, "edges operations"], Tensor]:
+    """Return ``∇_α`` of the upper loss after one unrolled step of gradient descent on the weights, and that loss.
+
+    With ``w' = w - ξ ∇_w L_train(w, α)`` the gradient is
+    ``∇_α L_val(w', α) - ξ ∇²_{α,w} L_train(w, α) · ∇_{w'} L_val(w', α)``. The product with the mixed second
+    derivative is a central difference of ``∇_α L_train`` along ``v = ∇_{w'} L_val``, so that no second backward
+    pass is needed. Its step is ``2 ε^{1/3} / ‖v‖`` with the machine epsilon ε: 0.0098 / ‖v‖ in float32, close to
+    what DARTS uses, and small enough in float64 to agree with the exact hypergradient.
+
+    Args:
+        model: The network; its own parameters are left as they are.
+        alpha: Architecture parameters.
+        weights: The network's weights w.
+        upper: Validation loss plus regularisation.
+        lower: Training loss.
+        inner_lr: ξ, the step size of the unrolled step.
+    """
+    named = {id(p): name for name, p in model.named_parameters()}
+    names = [named[id(p)] for p in weights]
+
+    def at(values: Sequence[Tensor], loss: Loss) -> Tensor:
+        return loss(_Substituted(model, dict(zip(names, values, strict=True))))
+
+    def alpha_gradient(values: Sequence[Tensor]) -> Tensor:
+        return torch.autograd.grad(at(values, lower), [alpha])[0]
+
+    with frozen([alpha]):
+        inner = torch.autograd.grad(lower(model), weights, materialize_grads=True)
+    current = [w.detach() for w in weights]
+    stepped = [(w - inner_lr * g).requires_grad_() for w, g in zip(current, inner, strict=True)]
+    loss = at(stepped, upper)
+    gradient, *v = torch.autograd.grad(loss, [alpha, *stepped], materialize_grads=True)
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in v]))
+    if norm == 0:
+        return gradient, loss.detach()
+    step = 2 * torch.finfo(norm.dtype).eps ** (1 / 3) / norm
+    ahead, behind = ([w + sign * step * x for w, x in zip(current, v, strict=True)] for sign in (1, -1))
+    product = (alpha_gradient(ahead) - alpha_gradient(behind)) / (2 * step)
+    return gradient - inner_lr * product, loss.detach()
+
+
+class _Substituted:
+    """A model called with some of its parameters replaced."""
+
+    def __init__(self, model: nn.Module, values: dict[str, Tensor]) -> None:
+        self._model, self._values = model, values
+
+    def __call__(self, *args: Tensor) -> Tensor:
+        return functional_call(self._model, self._values, args)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)

@@ -1,0 +1,269 @@
+"""The command line: ``dasvit search | retrain | evaluate | draw | complexity``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import tyro
+from tyro import MISSING_NONPROP
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+
+if TYPE_CHECKING:
+    from .retrain import RetrainSettings
+    from .search import SearchSettings
+
+Settings = TypeVar("Settings", "SearchSettings", "RetrainSettings")
+T = TypeVar("T")
+
+_DIVERGED, _BAD_INPUT, _SIGNAL = 1, 2, 128
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 training diverged, 2 bad input, 130 or 143 stopped by a signal."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    try:
+        _dispatch(arguments)
+    except ValueError as error:
+        _fail(str(error), _BAD_INPUT)
+    except KeyboardInterrupt as interrupt:
+        signum = getattr(interrupt, "signum", 2)
+        saved = f"{interrupt}; its state is saved, go on with --resume" if hasattr(interrupt, "signum") else "stopped"
+        _fail(saved, _SIGNAL + signum)
+    except RuntimeError as error:
+        from .loop import TrainingDivergedError
+
+        if not isinstance(error, TrainingDivergedError):
+            raise
+        _fail(str(error), _DIVERGED)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print("dasvit:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    commands = {
+        "search": (_search, "search an encoder"),
+        "retrain": (_retrain, "train a derived network from scratch"),
+        "evaluate": (_evaluate, "accuracy of a retrained network on the test images"),
+        "draw": (_draw, "draw an encoder"),
+        "complexity": (_complexity, "parameters and multiply-accumulates"),
+    }
+    usage = "usage: dasvit COMMAND [OPTIONS]\n\n" + "\n".join(f"  {c:<11} {d}" for c, (_, d) in commands.items())
+    usage += "\n\n`dasvit COMMAND --help` lists a command's options."
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(usage)
+        return
+    if not arguments or arguments[0] not in commands:
+        given = f"unknown command {arguments[0]!r}" if arguments else "no command"
+        raise ValueError(f"{given}; known: {', '.join(commands)}")
+    commands[arguments[0]][0](arguments[1:])
+
+
+def _parse(cls: type[T], command: str, arguments: Sequence[str], default: Any = MISSING_NONPROP) -> T:
+    """Read a dataclass from flags; what is wrong is raised as one line instead of printed as a box.
+
+    Raises:
+        ValueError: If the arguments do not fit.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                cls,
+                prog=f"dasvit {command}",
+                args=arguments,
+                default=default,
+                config=(OmitArgPrefixes, FlagCreatePairsOff),
+            )
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        lines = [line.strip("╭╮╰╯│ ") for line in box.getvalue().splitlines()]
+        rule = next((i for i, line in enumerate(lines) if i and set(line) <= {"─"}), len(lines))
+        text = re.sub(r"─+", "", " ".join(lines[:rule]))
+        raise ValueError(f"{' '.join(text.split())} (see dasvit {command} --help)") from None
+
+
+def _flag(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of a flag that decides about the defaults of the others."""
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(name + "="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _starting_settings(
+    cls: type[Settings], command: str, presets: dict[str, Settings], arguments: Sequence[str]
+) -> Settings:
+    """Return what the flags change: the settings of the run to be resumed, else those of the preset."""
+    from .runs import Run, from_plain
+
+    preset, out = _flag(arguments, "--preset"), _flag(arguments, "--out")
+    if preset is None and "--resume" in arguments and out is not None:
+        return from_plain(cls, Run(Path(out)).settings(command))
+    if preset is None:
+        preset = "tiny" if _flag(arguments, "--data") in (None, "digits") else "small"
+    if preset not in presets:
+        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(presets)}")
+    return presets[preset]
+
+
+def _search(arguments: list[str]) -> None:
+    from .data import load_data
+    from .presets import SEARCH
+    from .search import METHODS, SearchSettings, search
+
+    @dataclass(frozen=True)
+    class Search:
+        """Search an encoder by progressive differentiable architecture search."""
+
+        out: Path
+        """The run directory: settings, metrics, genotype, checkpoints."""
+        settings: SearchSettings
+        preset: str | None = None
+        """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
+        method: str = "dasvit"
+        """dasvit, or darts: one stage at the last depth, every token, no fairness term."""
+        resume: bool = False
+        """Continue the run in --out; its settings need not be repeated."""
+
+    start = _starting_settings(SearchSettings, "search", SEARCH, arguments)
+    given = _parse(Search, "search", arguments, Search(out=tyro.MISSING, settings=start))
+    if given.method not in METHODS:
+        raise ValueError(f"unknown method {given.method!r}; known: {', '.join(METHODS)}")
+    settings = METHODS[given.method](given.settings)
+    data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
+    result = search(settings, data, given.out, resume=given.resume, progress=True)
+    print(result.genotype.to_json())
+
+
+def _retrain(arguments: list[str]) -> None:
+    from .data import load_data
+    from .presets import RETRAIN
+    from .retrain import RetrainSettings, retrain
+
+    @dataclass(frozen=True)
+    class Retrain:
+        """Train a network from scratch and evaluate it on the test images."""
+
+        out: Path
+        """The run directory: settings, metrics, genotype, checkpoints."""
+        settings: RetrainSettings
+        preset: str | None = None
+        """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
+        resume: bool = False
+        """Continue the run in --out; its settings need not be repeated."""
+
+    start = _starting_settings(RetrainSettings, "retrain", RETRAIN, arguments)
+    given = _parse(Retrain, "retrain", arguments, Retrain(out=tyro.MISSING, settings=start))
+    settings = given.settings
+    data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
+    result = retrain(settings, data, given.out, resume=given.resume, progress=True)
+    _print_accuracy(result.accuracy, len(data.test))
+
+
+def _print_accuracy(accuracy: dict[str, float], count: int) -> None:
+    top1, top5, loss = (accuracy[k] for k in ("top1", "top5", "loss"))
+    print(f"top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} %, loss {loss:.4f} on {count} test images")
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from .loop import make_fabric
+    from .retrain import evaluate, load_trained
+
+    @dataclass(frozen=True)
+    class Evaluate:
+        """Evaluate a retrained network on the test images."""
+
+        run: Positional[Path]
+        """A run directory of dasvit retrain."""
+        json: bool = False
+        """Print JSON."""
+
+    given = _parse(Evaluate, "evaluate", arguments)
+    network, settings, data = load_trained(given.run)
+    fabric = make_fabric(settings.hardware)
+    model = fabric.setup_module(network)
+    accuracy = evaluate(model, data.test.to(fabric.device), settings.image_size, fabric.device)
+    if given.json:
+        print(json.dumps({**accuracy, "images": len(data.test)}))
+    else:
+        _print_accuracy(accuracy, len(data.test))
+
+
+def _draw(arguments: list[str]) -> None:
+    from .encoder import resolve
+    from .plot import draw_genotype, save_figure
+    from .space import Genotype
+
+    @dataclass(frozen=True)
+    class Draw:
+        """Draw an encoder as a graph."""
+
+        genotype: Positional[str]
+        """A genotype file, or the name of a published encoder."""
+        output: Annotated[Path, arg(aliases=("-o",))]
+        """The figure; its suffix chooses the format, e.g. .svg, .png or .pdf."""
+
+    given = _parse(Draw, "draw", arguments)
+    genotype = resolve(given.genotype)
+    if not isinstance(genotype, Genotype):
+        raise ValueError(f"{genotype} is the plain transformer, not a searched encoder: nothing to draw")
+    save_figure(draw_genotype(genotype), given.output)
+    print(given.output)
+
+
+def _complexity(arguments: list[str]) -> None:
+    import torch
+
+    from .complexity import complexity
+    from .encoder import build, resolve
+
+    @dataclass(frozen=True)
+    class Complexity:
+        """Count parameters and multiply-accumulates of a network for one image."""
+
+        genotype: Positional[str]
+        """A genotype file, or the name of a published encoder or of the baseline, vit_b16."""
+        image_size: int = 224
+        """Side of the image in pixels."""
+        patch_size: int = 16
+        """Side of a patch in pixels."""
+        in_channels: int = 3
+        """Channels of the image."""
+        dim: int = 768
+        """Width of a token."""
+        depth: int = 12
+        """Number of encoder layers."""
+        num_classes: int = 10
+        """Number of classes."""
+        json: bool = False
+        """Print JSON, with the share of every module."""
+
+    given = _parse(Complexity, "complexity", arguments)
+    sizes = dataclasses.asdict(given)
+    architecture, as_json = resolve(sizes.pop("genotype")), sizes.pop("json")
+    with torch.device("meta"):
+        result = complexity(build(architecture, **sizes), given.image_size)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(result)))
+    else:
+        print(f"{result.parameters:,} parameters, {result.macs:,} MACs at {given.image_size} px ({result.convention})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Where images come from: digits (embedded), CIFAR, ImageNet-100, any folder of images (chapter 6)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torchvision
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from .images import Augmentation, FileImages, ImageSet, short_side
+
+NAMES = "digits, cifar10, cifar100, imagenet100, folder:PATH"
+MEMORY_LIMIT = 4 << 30  # bytes; a larger set of files is decoded as it is needed
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images, how many of them, and how they are augmented in training."""
+
+    data: str = "digits"
+    """digits, cifar10, cifar100, imagenet100 or folder:PATH."""
+    train_images: int | None = None
+    """Use only so many training images, drawn evenly over the classes."""
+    test_images: int | None = None
+    """Use only so many test images, drawn evenly over the classes."""
+    classes: Path | None = None
+    """imagenet100: a file that names one class folder a line."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random distortions of training images."""
+
+
+class Data(NamedTuple):
+    """A training and a test set; a search looks at the first only."""
+
+    train: ImageSet
+    test: ImageSet
+
+
+class _Source(NamedTuple):
+    """Images before they are read: bytes, or the paths of files."""
+
+    images: Tensor | list[Path]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+def load_data(settings: DataSettings, *, image_size: int, seed: int = 0) -> Data:
+    """Load a data set. ``DASVIT_DATA`` names the folder of those that are not embedded.
+
+    Args:
+        settings: Which one, and how much of it.
+        image_size: Side in pixels that files are decoded at, where they are larger.
+        seed: Draws subsets, and the split where the data has none.
+
+    Raises:
+        ValueError: If the name is unknown or the data is missing or broken; the message says what to do.
+    """
+    name, colon, path = settings.data.partition(":")
+    loaders: dict[str, Callable[[], tuple[_Source, _Source]]] = {
+        "digits": lambda: _digits(seed),
+        "cifar10": lambda: _cifar("CIFAR10"),
+        "cifar100": lambda: _cifar("CIFAR100"),
+        "imagenet100": lambda: _imagenet100(settings.classes),
+        "folder": lambda: _folder(Path(path).expanduser(), seed),
+    }
+    if name not in loaders or bool(colon) != (name == "folder"):
+        raise ValueError(f"unknown data {settings.data!r}; known: {NAMES}")
+    sources = loaders[name]()
+    counts = {"train_images": settings.train_images, "test_images": settings.test_images}
+    train, test = (_take(source, n, key, seed) for source, (key, n) in zip(sources, counts.items(), strict=True))
+    images, test_images = (_read(source.images, image_size) for source in (train, test))
+    mean, std = channel_statistics(images)
+    return Data(
+        ImageSet(images, torch.from_numpy(train.labels), train.classes, mean, std),
+        ImageSet(test_images, torch.from_numpy(test.labels), test.classes, mean, std),
+    )
+
+
+def channel_statistics(images: Tensor | FileImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, of values in [0, 1], over at most 10,000 images."""
+    picked = torch.linspace(0, len(images) - 1, min(len(images), 10_000)).long()
+    sample = images.subset(picked[::10]).decode_all() if isinstance(images, FileImages) else images[picked]
+    pixels = sample.transpose(0, 1).flatten(1).double() / 255
+    return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp_min(1e-3).tolist())
+
+
+def _take(source: _Source, count: int | None, name: str, seed: int) -> _Source:
+    """Draw ``count`` images, evenly over the classes."""
+    if count is None or count == len(source.labels):
+        return source
+    if not len(source.classes) <= count <= len(source.labels) - len(source.classes):
+        raise ValueError(
+            f"{name} {count} does not fit {len(source.labels)} images of {len(source.classes)} classes: "
+            f"take {len(source.classes)} to {len(source.labels) - len(source.classes)}, or leave it out for all"
+        )
+    index, _ = _stratified(source.labels, count, seed)
+    images = [source.images[i] for i in index] if isinstance(source.images, list) else source.images[index]
+    return _Source(images, source.labels[index], source.classes)
+
+
+def _stratified(labels: np.ndarray, first: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    parts = train_test_split(np.arange(len(labels)), train_size=first, stratify=labels, random_state=seed)
+    return np.sort(parts[0]), np.sort(parts[1])
+
+
+def _read(images: Tensor | list[Path], image_size: int) -> Tensor | FileImages:
+    if isinstance(images, Tensor):
+        return images
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        size = min(image_size, max(pool.map(short_side, images)))
+    files = FileImages(images, size)
+    return files.decode_all() if len(images) * 3 * size**2 <= MEMORY_LIMIT else files
+
+
+def _split(
+    images: Tensor | list[Path], labels: np.ndarray, classes: tuple[str, ...], seed: int
+) -> tuple[_Source, _Source]:
+    """Split a set that has no test part: a fifth of every class, drawn by ``seed``."""
+    few = [name for name, n in zip(classes, np.bincount(labels, minlength=len(classes)), strict=True) if n < 2]
+    if few or len(labels) < 5 * len(classes):
+        raise ValueError(f"{len(labels)} images of {len(classes)} classes are too few to split: 5 a class are needed")
+    whole = _Source(images, labels, classes)
+    count = len(labels) - len(labels) // 5
+    train = _take(whole, count, "train_images", seed)
+    _, rest = _stratified(labels, count, seed)
+    picked = [images[i] for i in rest] if isinstance(images, list) else images[rest]
+    return train, _Source(picked, labels[rest], classes)
+
+
+def _digits(seed: int) -> tuple[_Source, _Source]:
+    """Scikit-learn's 1,797 handwritten digits, 8x8, one channel; they come without a split."""
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.from_numpy((images * (255 / 16)).round().astype(np.uint8)).view(-1, 1, 8, 8)
+    return _split(pixels, labels.astype(np.int64), tuple("0123456789"), seed)
+
+
+def _root(what: str) -> Path:
+    root = os.environ.get("DASVIT_DATA")
+    if not root:
+        raise ValueError(f"{what} is looked for in the folder that DASVIT_DATA names: set it, e.g. DASVIT_DATA=~/data")
+    return Path(root).expanduser()
+
+
+def _cifar(name: str) -> tuple[_Source, _Source]:
+    root, dataset = _root(name.lower()), getattr(torchvision.datasets, name)
+    try:
+        parts = [dataset(str(root), train=train, download=False) for train in (True, False)]
+    except RuntimeError:
+        command = f"python -c \"import torchvision; torchvision.datasets.{name}('{root}', download=True)\""
+        raise ValueError(f"{name.lower()} is not complete in {root}; to get it: {command}") from None
+    train, test = (
+        _Source(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), np.asarray(p.targets), tuple(p.classes))
+        for p in parts
+    )
+    return train, test
+
+
+def _class_folders(root: Path) -> list[str]:
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _files(root: Path, classes: list[str]) -> _Source:
+    if missing := sorted(set(classes) - set(_class_folders(root))):
+        raise ValueError(f"{root} has no folder for class {missing[0]!r} ({len(missing)} of {len(classes)} missing)")
+    try:
+        samples = make_dataset(str(root), {name: i for i, name in enumerate(classes)}, extensions=IMG_EXTENSIONS)
+    except FileNotFoundError as error:
+        raise ValueError(f"{root}: {str(error).splitlines()[0]}") from None
+    paths, labels = zip(*samples, strict=True)
+    return _Source([Path(p) for p in paths], np.asarray(labels), tuple(classes))
+
+
+def _imagenet100(class_list: Path | None) -> tuple[_Source, _Source]:
+    root = _root("imagenet100") / "imagenet"
+    if class_list is None:
+        raise ValueError("imagenet100 needs --classes FILE, the list of its 100 class folders, one a line")
+    if not class_list.is_file():
+        raise ValueError(f"class list {class_list} does not exist")
+    classes = sorted(set(class_list.read_text().split()))
+    for part in ("train", "val"):
+        if not (root / part).is_dir():
+            raise ValueError(f"{root / part} does not exist: unpack ImageNet there, one folder a class")
+    return _files(root / "train", classes), _files(root / "val", classes)
+
+
+def _folder(root: Path, seed: int) -> tuple[_Source, _Source]:
+    if not root.is_dir():
+        raise ValueError(f"data folder {root} does not exist: give folder:PATH with train and test (or val) folders")
+    train = root / "train"
+    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    if train.is_dir() != (test is not None):
+        raise ValueError(f"{root} has only one of train and test (or val): give both, or class folders to be split")
+    if test is None:
+        if len(classes := _class_folders(root)) < 2:
+            raise ValueError(f"{root} has {len(classes)} class folders: at least two are needed")
+        whole = _files(root, classes)
+        return _split(*whole, seed)
+    if len(classes := _class_folders(train)) < 2:
+        raise ValueError(f"{train} has {len(classes)} class folders: at least two are needed")
+    return _files(train, classes), _files(test, classes)

@@ -1,0 +1,152 @@
+"""A genotype as a module, the published encoders, and whole networks by name (chapter 2)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .layers import Attention, Mlp, layer_norm
+from .space import Edge, Genotype, Operation
+from .vit import EncoderLayer, VisionTransformer
+
+_PUBLISHED = '{"format": 1, "nodes": [[[0, "mlp:0.5"], [1, "mlp:0.5"]], [[1, "mlp:0.5"], [2, "msa:HEADS"]]]}'
+BASELINE = "vit_b16"
+
+
+def genotypes() -> dict[str, Genotype]:
+    """Return the two published encoders, Eqs. (20)-(22).
+
+    The paper finds 8 heads on one data set and 12 on the other, and does not say in its text which is which, nor
+    what the third MLP reads; both are assumptions of ours (see the ledger of the book).
+    """
+    heads = {"dasvit-cifar10": "8", "dasvit-imagenet100": "12"}
+    return {name: Genotype.from_json(_PUBLISHED.replace("HEADS", n)) for name, n in heads.items()}
+
+
+class Zero(nn.Module):
+    """The operation that cuts an edge."""
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Return zeros of the shape of ``x``."""
+        return torch.zeros_like(x)
+
+
+def make_operation(operation: Operation, dim: int) -> nn.Module:
+    """Return an operation as a module on tokens ``[b, n, dim]``.
+
+    Attention and MLP read a LayerNorm of their input and have no residual of their own: identity is itself a
+    candidate (ledger).
+
+    Raises:
+        ValueError: If the number of heads does not divide ``dim``.
+    """
+    if operation.kind == "none":
+        return Zero()
+    if operation.kind == "skip":
+        return nn.Identity()
+    assert operation.size is not None
+    module = Attention(dim, int(operation.size)) if operation.kind == "msa" else Mlp(dim, operation.size)
+    return nn.Sequential(OrderedDict([("norm", layer_norm(dim)), (operation.kind, module)]))
+
+
+class Cell(nn.Module):
+    """An encoder layer as a directed acyclic graph, Eqs. (9)-(12).
+
+    Node j is the sum over its incoming edges, ``x_j = Σ_i edge_ij(x_i)``; the layer returns the sum of its nodes.
+    With plain operations on its edges this is a derived encoder, with mixed edges a layer of the supernet.
+
+    Args:
+        edges: The module on each edge ``(source, target)``, ordered by target.
+        inputs: Number of layers looked back (1 or 2).
+    """
+
+    def __init__(self, edges: Mapping[Edge, nn.Module], inputs: int = 2) -> None:
+        super().__init__()
+        self.wiring = tuple(edges)
+        self.inputs = inputs
+        self.edges = nn.ModuleDict({f"{source}-{target}": m for (source, target), m in edges.items()})
+
+    def nodes(self, x_prev_prev: Tensor, x_prev: Tensor, weights: Tensor | None = None) -> list[Tensor]:
+        """Return the outputs of the intermediate nodes, each ``[b, n, d]``."""
+        states = [x_prev_prev, x_prev][2 - self.inputs :]
+        for index, (source, target) in enumerate(self.wiring):
+            edge = self.edges[f"{source}-{target}"]
+            y = edge(states[source]) if weights is None else edge(states[source], weights[index])
+            if target == len(states):
+                states.append(y)
+            else:
+                states[target] = states[target] + y
+        return states[self.inputs :]
+
+    def forward(
+        self,
+        x_prev_prev: Float[Tensor, "b n d"],
+        x_prev: Float[Tensor, "b n d"],
+        weights: Float[Tensor, "edges operations"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Return the sum of the nodes; ``weights`` are the mixing weights when the edges are mixed."""
+        first, *rest = self.nodes(x_prev_prev, x_prev, weights)
+        return sum(rest, start=first)
+
+    def intermediates(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Return the node outputs, shape ``[nodes, b, n, d]``."""
+        return {"nodes": torch.stack(self.nodes(*inputs))}
+
+
+def make_cell(genotype: Genotype, dim: int) -> Cell:
+    """Return one encoder layer built after ``genotype``."""
+    return Cell({edge: make_operation(op, dim) for edge, op in genotype.edges}, genotype.inputs)
+
+
+def resolve(name: str) -> Genotype | str:
+    """Return what ``NAME|FILE`` on the command line stands for, to be handed to :func:`build`.
+
+    Args:
+        name: ``"vit_b16"``, a published encoder's name, JSON text of a genotype, or a file with one.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if name == BASELINE:
+        return name
+    if name in (published := genotypes()):
+        return published[name]
+    if name.lstrip().startswith("{"):
+        return Genotype.from_json(name)
+    try:
+        text = Path(name).read_text()
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{name!r} is no readable file and no known name: {', '.join([BASELINE, *published])}"
+        ) from None
+    try:
+        return Genotype.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def build(architecture: Genotype | str, *, depth: int = 12, dim: int = 768, **settings: Any) -> VisionTransformer:
+    """Build a network to be trained: the baseline or a derived one.
+
+    Args:
+        architecture: A genotype, or what :func:`resolve` takes: the name of a published encoder, ``"vit_b16"``, a
+            file. The defaults give the network at the scale of ViT-B/16.
+        depth: Number of encoder layers.
+        dim: Width D of a token.
+        **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init`` of
+            :class:`~dasvit.vit.VisionTransformer`.
+
+    Raises:
+        ValueError: If the name is unknown, or the sizes do not fit together.
+    """
+    if isinstance(architecture, str):
+        architecture = resolve(architecture)
+    if not isinstance(architecture, Genotype):
+        return VisionTransformer(lambda: EncoderLayer(dim, num_heads=12), depth=depth, dim=dim, **settings)
+    return VisionTransformer(lambda: make_cell(architecture, dim), depth=depth, dim=dim, **settings)

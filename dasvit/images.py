@@ -1,0 +1,234 @@
+"""Sets of images: held as bytes on the device, or decoded as they are needed; augmented in batches (chapter 6)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Batch = tuple[Float[Tensor, "b c h w"], Int[Tensor, " b"]]
+"""Normalised images and their labels."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random distortions of training images."""
+
+    flip: bool = False
+    """Mirror half of the training images."""
+    shift: float = 0.0
+    """Shift training images by up to this share of their side."""
+    min_crop: float = 1.0
+    """Crop training images to at least this share of their area."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shift < 1:
+            raise ValueError(f"shift {self.shift} is outside [0, 1): 0.125 shifts by up to an eighth of the side")
+        if not 0 < self.min_crop <= 1:
+            raise ValueError(f"min_crop {self.min_crop} is outside (0, 1]: 1 keeps the whole image")
+
+
+class FileImages(Dataset):
+    """Image files, decoded to squares of one size: short side resized, centre cropped, three channels.
+
+    Args:
+        paths: The files.
+        size: Side of a decoded image in pixels.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self.paths, self.size = list(paths), size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 size size"]:
+        path = self.paths[index]
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files
+            raise ValueError(f"cannot read image {path}: {error}") from None
+        scale = self.size / min(image.size)
+        width, height = (max(self.size, round(scale * side)) for side in image.size)
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def subset(self, indices: Tensor) -> FileImages:
+        """Return the files at ``indices``."""
+        return FileImages([self.paths[i] for i in indices.tolist()], self.size)
+
+    def decode_all(self) -> UInt8[Tensor, "n 3 size size"]:
+        """Decode every file into one tensor."""
+        images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for i, image in enumerate(pool.map(self.__getitem__, range(len(self)))):
+                images[i] = image
+        return images
+
+    def decode(self, chunks: list[Tensor]) -> Iterator[UInt8[Tensor, "b 3 size size"]]:
+        """Decode batch after batch in processes of their own.
+
+        Raises:
+            ValueError: If a file cannot be read; the message names it.
+        """
+        workers = min(8, os.cpu_count() or 1)
+        batches = [chunk.tolist() for chunk in chunks]
+        try:
+            yield from DataLoader(
+                self, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available()
+            )
+        except ValueError as error:  # the loader wraps the worker's traceback into the message
+            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+
+
+def short_side(path: Path) -> int:
+    """Return the shorter side of an image file in pixels, reading its header only.
+
+    Raises:
+        ValueError: If the file is no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            return min(image.size)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"cannot read image {path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images as bytes, with the statistics that normalise them.
+
+    Args:
+        images: ``[n, c, h, w]`` of type uint8, or files decoded when needed.
+        labels: ``[n]``, from 0.
+        classes: Name of each class.
+        mean: Mean of each channel, of values in [0, 1].
+        std: Standard deviation of each channel.
+    """
+
+    images: UInt8[Tensor, "n c h w"] | FileImages
+    labels: Int[Tensor, " n"]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an image."""
+        return len(self.mean)
+
+    def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
+        """Return the images at ``indices``."""
+        index = torch.as_tensor(indices)
+        if isinstance(self.images, FileImages):
+            return replace(self, images=self.images.subset(index), labels=self.labels[index])
+        return replace(self, images=self.images[index.to(self.images.device)], labels=self.labels[index])
+
+    def halves(self, seed: int) -> tuple[ImageSet, ImageSet]:
+        """Split in two disjoint halves, drawn by ``seed``: one for the weights, one for α."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.subset(order[: len(self) // 2]), self.subset(order[len(self) // 2 :])
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """Move images held as a tensor to ``device``, once, so that no batch has to travel."""
+        return replace(self, images=self.images.to(device)) if isinstance(self.images, Tensor) else self
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        image_size: int,
+        device: torch.device | str = "cpu",
+        augmentation: Augmentation | None = None,
+        seed: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+    ) -> Iterator[Batch]:
+        """Yield normalised batches.
+
+        Every batch is a function of ``(seed, epoch, number)`` alone, so an interrupted epoch goes on exactly where
+        it stopped, from ``start``, with nothing else to remember.
+
+        Args:
+            batch_size: Images in a batch. With a seed the incomplete last batch is left out.
+            image_size: Side in pixels that the images are resized to.
+            device: Where the batches go.
+            augmentation: Distortions of training images; none by default. Needs a seed.
+            seed: Shuffle and distort by this seed; by default the images come in their order.
+            epoch: Number of the epoch, which changes the order.
+            start: Number of the first batch to yield.
+        """
+        if seed is None:
+            order, count = torch.arange(len(self)), math.ceil(len(self) / batch_size)
+        else:
+            order = torch.randperm(len(self), generator=_generator(seed, epoch, 0))
+            count = len(self) // batch_size
+        chunks = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, count)]
+        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        for number, (index, images) in enumerate(zip(chunks, self._gather(chunks), strict=True), start):
+            x = images.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
+            if augmentation is None or seed is None:
+                x = resize(x, image_size)
+            else:
+                x = distort(x, image_size, augmentation, _generator(seed, epoch, 1 + number))
+            yield x, self.labels[index].to(device)
+
+    def _gather(self, chunks: list[Tensor]) -> Iterator[Tensor]:
+        if isinstance(self.images, FileImages):
+            return self.images.decode(chunks)
+        images = self.images
+        return (images[index.to(images.device)] for index in chunks)
+
+
+def _generator(*key: int) -> torch.Generator:
+    """Return a generator of its own for each part of each epoch."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+def resize(x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size size"]:
+    """Resize square images to side ``size``, bilinear, smoothed where they shrink."""
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+
+
+def distort(
+    x: Float[Tensor, "b c h w"], size: int, augmentation: Augmentation, generator: torch.Generator
+) -> Float[Tensor, "b c size size"]:
+    """Crop, shift and mirror each image at random and resize it, in one affine resampling.
+
+    Args:
+        x: Normalised images, so that 0 (the border after a shift) is the mean colour.
+        size: Side of the result.
+        augmentation: How strong the distortions are.
+        generator: Source of randomness, on the CPU.
+    """
+    if augmentation == Augmentation():
+        return resize(x, size)
+    n, side = len(x), x.shape[-1]
+    scale = (1 - (1 - augmentation.min_crop) * torch.rand(n, generator=generator)).sqrt()
+    room = (1 - scale).unsqueeze(1) * (2 * torch.rand(n, 2, generator=generator) - 1)
+    pixels = round(augmentation.shift * side)
+    shift = torch.randint(-pixels, pixels + 1, (n, 2), generator=generator) * (2 / side)
+    mirror = 1 - 2 * torch.randint(2, (n,), generator=generator) * augmentation.flip
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * mirror, scale, room + shift
+    grid = F.affine_grid(theta.to(x), [n, x.shape[1], size, size], align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)

@@ -1,0 +1,89 @@
+"""What a vision transformer is made of: patches, attention, multi-layer perceptron (chapter 1)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into square patches and map each one linearly to a token.
+
+    Args:
+        patch_size: Side of a patch in pixels.
+        in_channels: Number of image channels.
+        dim: Width D of a token.
+    """
+
+    def __init__(self, patch_size: int, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Return the ``n = h·w / patch_size²`` tokens of each image, in row-major order."""
+        return rearrange(self.proj(images), "b d h w -> b (h w) d")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, Eqs. (1)-(3): ``softmax(Q Kᵀ / √d_k) V``, heads concatenated, projected.
+
+    Args:
+        dim: Width D of a token.
+        num_heads: Number of heads; each works on ``d_k = dim / num_heads`` numbers of a token.
+
+    Raises:
+        ValueError: If ``num_heads`` does not divide ``dim``.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is not divisible by {num_heads} heads: choose a multiple of {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Let every token gather from all tokens."""
+        q, k, v = self._split(x)
+        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+
+    def intermediates(self, x: Float[Tensor, "b n d"]) -> dict[str, Tensor]:
+        """Return the attention maps ``softmax(Q Kᵀ / √d_k)`` of input ``x``, shape ``[b, heads, n, n]``."""
+        q, k, _ = self._split(x)
+        return {"attention": (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)}
+
+
+class Mlp(nn.Module):
+    """Position-wise perceptron, Eq. (4): ``GELU(x W₁ + b₁) W₂ + b₂``.
+
+    Args:
+        dim: Width D of a token.
+        ratio: Hidden width as a multiple of ``dim`` (rounded down).
+
+    Raises:
+        ValueError: If the hidden width is below one.
+    """
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        hidden = int(dim * ratio)
+        if hidden < 1:
+            raise ValueError(f"MLP ratio {ratio:g} of dim {dim} leaves no hidden unit: choose a larger ratio")
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Transform every token by itself."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    """Return the LayerNorm used throughout; epsilon 1e-6, as the published ViT has it."""
+    return nn.LayerNorm(dim, eps=1e-6)

@@ -1,0 +1,207 @@
+"""Every figure of the book: an encoder's graph, α over a search, attention, kept tokens, accuracies."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from torch import Tensor
+
+from .space import Genotype, Operation
+
+INK = "#123456"  # stands for the text colour of the page, see figure_svg
+COLORS = {"none": "#8a8f98", "skip": "#3a9d5d", "msa": "#3b82c4", "mlp": "#d9722e"}
+_STYLE = "<style>svg{color:#24292f}@media (prefers-color-scheme: dark){svg{color:#d5dae0}}</style>"
+_RC = {
+    "svg.hashsalt": "dasvit",
+    "svg.fonttype": "path",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.figsize": (5.2, 3.0),
+    "axes.prop_cycle": cycler(color=["#3b82c4", "#d9722e", "#3a9d5d", "#b65fb0", "#c2a02c"]),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+def figure_svg(figure: Figure) -> str:
+    """Return a figure as SVG that is the same byte for byte each time and follows a page's light or dark theme.
+
+    Args:
+        figure: Drawn under :func:`use_book_style`; what has its ink colour becomes ``currentColor``.
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = buffer.getvalue().replace(INK, "currentColor")
+    return re.sub(r"(<svg[^>]*>)", lambda match: match.group(1) + _STYLE, svg, count=1)
+
+
+def use_book_style() -> None:
+    """Set the figure style of the book; in a notebook, show figures as such SVG."""
+    from IPython import get_ipython
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    mpl.rcParams.update(_RC)  # type: ignore[arg-type]
+    if (shell := get_ipython()) is not None:
+        set_matplotlib_formats("svg")
+        shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, figure_svg)
+
+
+def draw_genotype(genotype: Genotype, title: str = "") -> Figure:
+    """Draw an encoder as a graph: inputs on the left, nodes in the middle, their sum on the right."""
+    inputs = {2: ["$E_{l-2}$", "$E_{l-1}$"], 1: ["$E_{l-1}$"]}[genotype.inputs]
+    names = [*inputs, *(f"$x_{j}$" for j in range(genotype.inputs, genotype.inputs + len(genotype.nodes)))]
+    count = len(genotype.nodes)
+    places = [(0.0, 1.2 * (len(inputs) - 1 - 2 * i)) for i in range(len(inputs))]
+    places += [(2.6 * (j + 1), 0.9 * (-1) ** j) for j in range(count)]
+    end = (2.6 * (count + 1), 0.0)
+    figure = Figure(figsize=(1.9 * (count + 2), 3.0))
+    axes = figure.add_subplot()
+    axes.set(xlim=(-0.8, end[0] + 0.8), ylim=(-2.1, 2.1), title=title)
+    axes.set_axis_off()
+    for (source, target), operation in genotype.edges:
+        _arrow(axes, places[source], places[target], operation, bend=0.12 * (target - source - 1))
+    for place in places[genotype.inputs :]:
+        _arrow(axes, place, end, None)
+    for name, (x, y) in zip([*names, "$E_l$"], [*places, end], strict=True):
+        box = FancyBboxPatch((x - 0.36, y - 0.26), 0.72, 0.52, boxstyle="round,pad=0.06", fc="none", ec=INK)
+        axes.add_patch(box)
+        axes.text(x, y, name, ha="center", va="center", color=INK)
+    return figure
+
+
+def _arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    operation: Operation | None,
+    bend: float = 0.0,
+) -> None:
+    color = INK if operation is None else COLORS[operation.kind]
+    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 22, "shrinkB": 22, "lw": 1.3}
+    axes.add_patch(FancyArrowPatch(start, end, color=color, connectionstyle=f"arc3,rad={bend}", **style))
+    if operation is not None:
+        (x0, y0), (x1, y1) = start, end
+        x, y = x0 + 0.42 * (x1 - x0) + bend * (y1 - y0) / 2, y0 + 0.42 * (y1 - y0) - bend * (x1 - x0) / 2
+        axes.text(x, y + 0.14, str(operation), ha="center", va="bottom", color=color, fontsize=9)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a file; the suffix chooses the format.
+
+    Raises:
+        ValueError: If the format is not known or the file cannot be written.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    if (suffix := path.suffix.removeprefix(".")) not in known:
+        raise ValueError(f"cannot draw {path}: use one of the suffixes {', '.join(sorted(known))}")
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot draw {path}: folder {path.parent} does not exist")
+    metadata = {"Date": None} if suffix == "svg" else {}
+    with mpl.rc_context({"svg.hashsalt": "dasvit"}):
+        figure.savefig(path, bbox_inches="tight", metadata=metadata)
+
+
+def plot_alpha(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Plot the mixing weights ``softmax(α)`` of each edge over the epochs of a search; lines end where pruned."""
+    edges = list(history[0]["alpha"])
+    figure = Figure(figsize=(6.2, 1.5 * ((len(edges) + 1) // 2)), layout="constrained")
+    grid = figure.subplots((len(edges) + 1) // 2, 2, sharex=True, sharey=True, squeeze=False)
+    starts = [i for i, row in enumerate(history) if i and row["stage"] != history[i - 1]["stage"]]
+    shades = {name: shade for name, shade in _shades(history[0]["alpha"][edges[0]])}
+    for axes, edge in zip(grid.flat, edges, strict=False):
+        for name, color in shades.items():
+            curve = [_mixing(row["alpha"][edge]).get(name, np.nan) for row in history]
+            for lo, hi in zip([0, *starts], [*starts, len(history)], strict=True):  # α starts anew in each stage
+                axes.plot(range(lo + 1, hi + 1), curve[lo:hi], color=color, lw=1.4, label=name if lo == 0 else None)
+        for start in starts:
+            axes.axvline(start + 0.5, color=INK, lw=0.6, ls=":")
+        axes.set_title(f"edge {edge.replace('-', '→')}", fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    for axes in grid.flat[len(edges) :]:
+        axes.set_axis_off()
+        axes.legend(*grid.flat[0].get_legend_handles_labels(), loc="center", ncols=2, fontsize=8)
+    return figure
+
+
+def _mixing(alpha: Mapping[str, float]) -> dict[str, float]:
+    raised = np.exp(np.array(list(alpha.values())) - max(alpha.values()))
+    return dict(zip(alpha, raised / raised.sum(), strict=True))
+
+
+def _shades(names: Sequence[str]) -> list[tuple[str, Any]]:
+    """Return a colour for each operation: one hue a kind, darker for larger sizes."""
+    kinds = [Operation.parse(name).kind for name in names]
+    shades = []
+    for i, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        strength = 1 - 0.28 * sum(later == kind for later in kinds[i + 1 :])
+        shades.append((name, (*mpl.colors.to_rgb(COLORS[kind]), max(0.3, strength))))
+    return shades
+
+
+def plot_tokens(
+    images: Float[Tensor, "k c h w"],
+    kept: Int[Tensor, "k m"],
+    patch_size: int,
+    titles: Sequence[str] | None = None,
+) -> Figure:
+    """Show images with the patches that were not kept dimmed.
+
+    Args:
+        images: Values in [0, 1].
+        kept: Indices of the kept tokens; 0 is the class token, patches count from 1 in row-major order.
+        patch_size: Side of a patch in pixels.
+        titles: A title for each image.
+    """
+    figure = Figure(figsize=(1.3 * len(images), 1.5), layout="constrained")
+    grid = figure.subplots(1, len(images), squeeze=False)[0]
+    side = images.shape[-1] // patch_size
+    for i, (axes, image, indices) in enumerate(zip(grid, images, kept, strict=True)):
+        mask = np.full(1 + side**2, 0.15)
+        mask[indices.numpy()] = 1.0
+        alpha = np.kron(mask[1:].reshape(side, side), np.ones((patch_size, patch_size)))
+        pixels = image.permute(1, 2, 0).numpy()
+        axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", alpha=alpha, vmin=0, vmax=1)
+        axes.set_axis_off()
+        if titles:
+            axes.set_title(titles[i], fontsize=9)
+    return figure
+
+
+def plot_maps(maps: Float[Tensor, "k n n"], titles: Sequence[str], label: str = "attention") -> Figure:
+    """Show square maps side by side on one colour scale, rows the queries, columns the keys."""
+    figure = Figure(figsize=(1.7 * len(maps), 2.0), layout="constrained")
+    grid = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, values, title in zip(grid, maps, titles, strict=True):
+        picture = axes.imshow(values.numpy(), cmap="viridis", vmin=0, vmax=float(maps.max()))
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(title, fontsize=9)
+    figure.colorbar(picture, ax=list(grid), label=label, shrink=0.8)
+    return figure
+
+
+def plot_accuracy(results: Mapping[str, Sequence[float]]) -> Figure:
+    """Plot every run's accuracy, one row a network, with mean and standard deviation over its seeds."""
+    figure = Figure(figsize=(5.2, 0.5 * len(results) + 0.9))
+    axes = figure.add_subplot()
+    for y, accuracies in enumerate(results.values()):
+        values = 100 * np.asarray(accuracies)
+        spread = values.std(ddof=1) if len(values) > 1 else 0.0
+        axes.errorbar(values.mean(), y, xerr=spread, fmt="o", color=INK, capsize=3)
+        axes.scatter(values, np.full(len(values), y), color=COLORS["msa"], alpha=0.6, zorder=3, s=18)
+    axes.set(yticks=range(len(results)), yticklabels=list(results), xlabel="top-1 accuracy on test images (%)")
+    axes.invert_yaxis()
+    return figure

@@ -1,0 +1,187 @@
+"""The continuous relaxation: architecture parameters, mixed edges, the supernet (chapter 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .encoder import Cell, Zero, build, make_operation
+from .space import Genotype, Operation, SearchSpace
+from .tokens import TokenSelection
+from .vit import VisionTransformer
+
+Candidates = tuple[tuple[Operation, ...], ...]
+"""The operations in play on each edge of the space, in the order of its edges."""
+
+
+class MixedEdge(nn.Module):
+    """All candidates of one edge at once, Eq. (5): ``Σ_o p_o · o(x)`` with mixing weights p.
+
+    Args:
+        operations: The candidates.
+        dim: Width D of a token.
+    """
+
+    def __init__(self, operations: Sequence[Operation], dim: int) -> None:
+        super().__init__()
+        self.terms = [(i, _key(op)) for i, op in enumerate(operations) if op.kind != "none"]
+        self.operations = nn.ModuleDict({key: make_operation(operations[i], dim) for i, key in self.terms})
+
+    def module(self, operation: Operation) -> nn.Module:
+        """Return a candidate's module, with its weights."""
+        return Zero() if operation.kind == "none" else self.operations[_key(operation)]
+
+    def forward(self, x: Float[Tensor, "b n d"], weights: Float[Tensor, " operations"]) -> Float[Tensor, "b n d"]:
+        """Mix the operations' outputs; zero adds nothing, so it is never computed."""
+        first, *rest = (weights[i].to(x.dtype) * self.operations[key](x) for i, key in self.terms)
+        return sum(rest, start=first)
+
+
+def _key(operation: Operation) -> str:
+    return str(operation).replace(".", "_")  # a module's name has no dot
+
+
+class Supernet(VisionTransformer):
+    """The trunk with a mixed cell in every layer and one α for all of them.
+
+    Args:
+        space: The search space.
+        candidates: The operations still in play on each edge, equally many on all; by default all of them.
+        depth: Number of layers.
+        dim: Width D of a token.
+        keep_ratio: Share of patch tokens kept (chapter 4).
+        **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init`` of
+            :class:`~dasvit.vit.VisionTransformer`.
+
+    Raises:
+        ValueError: If the candidates do not fit the space or the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        candidates: Candidates | None = None,
+        depth: int = 2,
+        dim: int = 768,
+        keep_ratio: float = 1.0,
+        **settings: Any,
+    ) -> None:
+        candidates = candidates or (space.operations,) * len(space.edges)
+        _check_candidates(space, candidates)
+        edges = dict(zip(space.edges, candidates, strict=True))
+        super().__init__(
+            lambda: Cell({edge: MixedEdge(ops, dim) for edge, ops in edges.items()}, space.inputs),
+            depth=depth,
+            dim=dim,
+            token_selection=TokenSelection(dim, keep_ratio) if keep_ratio != 1 else None,
+            **settings,
+        )
+        self.space, self.candidates = space, candidates
+        self.dim, self.settings = dim, {"depth": depth, **settings}
+        self.alpha = nn.Parameter(1e-3 * torch.randn(len(candidates), len(candidates[0])))
+
+    @property
+    def network_parameters(self) -> list[nn.Parameter]:
+        """The weights w: every parameter but α."""
+        return [p for name, p in self.named_parameters() if name != "alpha"]
+
+    def mixing_weights(self) -> Float[Tensor, "edges operations"]:
+        """Return ``softmax(α)`` by edge, in float32 at least."""
+        return self.alpha.softmax(dim=-1, dtype=torch.promote_types(self.alpha.dtype, torch.float32))
+
+    def forward(  # type: ignore[override]
+        self,
+        images: Float[Tensor, "b c h w"],
+        weights: Float[Tensor, "edges operations"] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Any:
+        """Classify images, mixing the candidates with ``softmax(α)`` or the ``weights`` given."""
+        weights = self.mixing_weights() if weights is None else weights
+        return super().forward(images, weights, intermediates=intermediates)
+
+    def genotype(self) -> Genotype:
+        """Return the architecture that α stands for now, see :func:`derive`."""
+        return derive(self.mixing_weights(), self.candidates, self.space)
+
+    def extract(self, genotype: Genotype) -> VisionTransformer:
+        """Return the derived network with the weights that it has in this supernet.
+
+        Raises:
+            ValueError: If an operation of ``genotype`` is not among the candidates of its edge.
+        """
+        network = build(genotype, dim=self.dim, **self.settings).to(self.alpha)
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith(("layers.", "token_selection."))}
+        for edge, operation in genotype.edges:
+            if operation not in self.candidates[self.space.edges.index(edge)]:
+                raise ValueError(f"{operation} is not a candidate of edge {edge[0]}-{edge[1]} in this supernet")
+            name = f"edges.{edge[0]}-{edge[1]}"
+            for layer in range(len(self.layers)):
+                edge_module = self.layers[layer].get_submodule(name)
+                assert isinstance(edge_module, MixedEdge)
+                weights = edge_module.module(operation).state_dict()
+                state |= {f"layers.{layer}.{name}.{k}": v for k, v in weights.items()}
+        network.load_state_dict(state)
+        return network
+
+
+def _check_candidates(space: SearchSpace, candidates: Candidates) -> None:
+    if len(candidates) != len(space.edges) or len({len(ops) for ops in candidates}) != 1:
+        raise ValueError(
+            f"candidates for {len(candidates)} edges: the space has {len(space.edges)}, all of equal length"
+        )
+    for edge, operations in zip(space.edges, candidates, strict=True):
+        if not set(operations) <= set(space.operations) or len(set(operations)) < len(operations):
+            raise ValueError(f"edge {edge} lists {', '.join(map(str, operations))}: each once, from the space")
+        if all(op.kind == "none" for op in operations):
+            raise ValueError(f"edge {edge} has no operation but zero: keep at least two operations an edge")
+
+
+def derive(weights: Float[Tensor, "edges operations"], candidates: Candidates, space: SearchSpace) -> Genotype:
+    """Discretise: the strongest non-zero operation of each edge, then each node's ``keep`` strongest edges.
+
+    Args:
+        weights: Mixing weights ``softmax(α)``.
+        candidates: The operations the columns stand for, by edge.
+        space: The search space.
+
+    Returns:
+        The genotype; the first of equally strong choices wins.
+    """
+    best: dict[int, list[tuple[float, int, Operation]]] = {}
+    for (source, target), row, operations in zip(space.edges, weights.tolist(), candidates, strict=True):
+        strength, index = max((p, -i) for i, p in enumerate(row) if operations[i].kind != "none")
+        best.setdefault(target, []).append((strength, -source, operations[-index]))
+    nodes = []
+    for incoming in best.values():
+        strongest = sorted(incoming, key=lambda edge: edge[:2], reverse=True)[: space.keep]
+        nodes.append(tuple(sorted(((-source, op) for _, source, op in strongest), key=lambda edge: edge[0])))
+    return Genotype(tuple(nodes), space.inputs)
+
+
+def prune(
+    alpha: Float[Tensor, "edges operations"], candidates: Candidates, keep: int
+) -> tuple[Candidates, list[list[int]]]:
+    """Drop the weakest operations of each edge by α (Algorithm 1, between stages).
+
+    Args:
+        alpha: Architecture parameters.
+        candidates: The operations the columns stand for, by edge.
+        keep: Number of operations to keep on each edge, at least 2 so that one is not zero.
+
+    Returns:
+        The surviving candidates in their old order, and the column each of them had.
+
+    Raises:
+        ValueError: If ``keep`` is below 2 or above the number of candidates.
+    """
+    if not 2 <= keep <= len(candidates[0]):
+        raise ValueError(f"cannot keep {keep} of {len(candidates[0])} operations an edge: at least 2, at most all")
+    columns = [sorted(row.topk(keep).indices.tolist()) for row in alpha]
+    survivors = tuple(tuple(ops[i] for i in kept) for ops, kept in zip(candidates, columns, strict=True))
+    return survivors, columns

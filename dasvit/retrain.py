@@ -1,0 +1,272 @@
+"""Training a derived network from scratch, and evaluating it (chapter 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric, seed_everything
+from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from .data import Data, DataSettings, load_data
+from .encoder import build, resolve
+from .images import ImageSet
+from .loop import Hardware, cosine_schedule, make_fabric, run_epochs
+from .runs import Run, from_plain
+from .search import check_training
+from .space import Genotype
+from .vit import Init, VisionTransformer
+
+
+@dataclass(frozen=True)
+class RetrainSettings:
+    """Everything a retraining depends on. The defaults are the preset ``tiny``."""
+
+    genotype: str = "dasvit-cifar10"
+    """A genotype file, or the name of a published encoder or of the baseline, vit_b16."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """The images."""
+    image_size: int = 8
+    """Side in pixels that images are resized to."""
+    patch_size: int = 2
+    """Side of a patch in pixels."""
+    dim: int = 48
+    """Width of a token."""
+    depth: int = 6
+    """Number of encoder layers."""
+    init: Init = "xavier"
+    """How matrices start."""
+    epochs: int = 20
+    """Times that every training image is seen."""
+    warmup_epochs: int = 2
+    """Epochs in which the learning rate rises."""
+    batch_size: int = 64
+    """Images in a batch."""
+    lr: float = 1e-3
+    """Highest learning rate; annealed to zero."""
+    weight_decay: float = 0.05
+    """Weight decay."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    mixup: float = 0.0
+    """Mixup's α; 0 is off."""
+    cutmix: float = 0.0
+    """CutMix's α; 0 is off."""
+    erase: float = 0.0
+    """Probability of erasing a rectangle."""
+    seed: int = 0
+    """Seed of everything random."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """Device and precision."""
+
+    def __post_init__(self) -> None:
+        check_training(self.batch_size, self.lr, self.weight_decay, self.seed)
+        if self.epochs < 1 or not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                f"epochs {self.epochs}, warmup_epochs {self.warmup_epochs}: fewer warm-up epochs than epochs"
+            )
+        for name in ("label_smoothing", "erase"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is outside [0, 1)")
+        if min(self.mixup, self.cutmix) < 0:
+            raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: 0 is off, above 0 is on")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"batch_size {self.batch_size} is odd: mixup and cutmix pair the images of a batch")
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """What a retraining returns.
+
+    Args:
+        model: The trained network.
+        accuracy: On the test set after the last epoch: ``top1``, ``top5`` in [0, 1], ``loss``.
+        history: A row for each epoch.
+    """
+
+    model: VisionTransformer
+    accuracy: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+class Retraining:
+    """A network in training, to be run by :func:`~dasvit.loop.run_epochs`.
+
+    Args:
+        settings: Of the retraining.
+        data: Training and test set.
+        fabric: Device and precision.
+    """
+
+    title = "retraining"
+
+    def __init__(self, settings: RetrainSettings, data: Data, fabric: Fabric) -> None:
+        self.settings, self.fabric = settings, fabric
+        self.images, self.test = (part.to(fabric.device) for part in data)
+        self.epochs, self.steps = settings.epochs, len(data.train) // settings.batch_size
+        seed_everything(settings.seed, verbose=False)
+        self.network = make_network(settings, data.train)
+        optimizer = AdamW(self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, settings.warmup_epochs * self.steps)
+        self.model, self.optimizer = fabric.setup(self.network, optimizer)
+        mixing = {"mixup_alpha": settings.mixup, "cutmix_alpha": settings.cutmix}
+        smoothing = {"label_smoothing": settings.label_smoothing, "num_classes": len(data.train.classes)}
+        self.mix = Mixup(**mixing, **smoothing) if settings.mixup or settings.cutmix else None
+        self.erase = RandomErasing(settings.erase, mode="pixel", device=str(fabric.device)) if settings.erase else None
+
+    def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
+        """Take a step on every batch."""
+        s = self.settings
+        self.model.train()
+        batches = self.images.batches(
+            s.batch_size,
+            image_size=s.image_size,
+            device=self.fabric.device,
+            augmentation=s.data.augmentation,
+            seed=s.seed,
+            epoch=epoch,
+            start=start,
+        )
+        for images, labels in batches:
+            x = images if self.erase is None else self.erase(images)
+            x, target = (x, labels) if self.mix is None else self.mix(x, labels)
+            smoothing = s.label_smoothing if self.mix is None else 0.0  # mixup has smoothed its targets already
+            loss = F.cross_entropy(self.model(x), target, label_smoothing=smoothing)
+            self.fabric.backward(loss)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.schedule.step()
+            yield {"train_loss": loss}
+
+    def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
+        """Return the row of an epoch, with the accuracy on the test set: recorded, never used to choose."""
+        accuracy = evaluate(self.model, self.test, self.settings.image_size, self.fabric.device)
+        return {"epoch": epoch, **means, **accuracy}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, optimiser and schedule."""
+        optimizer, schedule = self.optimizer.state_dict(), self.schedule.state_dict()
+        return {"network": self.network.state_dict(), "optimizer": optimizer, "schedule": schedule}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what :meth:`state_dict` returned."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransformer:
+    """Return the fresh network that the settings describe."""
+    return build(
+        resolve(settings.genotype),
+        depth=settings.depth,
+        dim=settings.dim,
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        in_channels=images.channels,
+        num_classes=len(images.classes),
+        init=settings.init,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    images: ImageSet,
+    image_size: int,
+    device: torch.device | str = "cpu",
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """Return ``top1`` and ``top5`` accuracy in [0, 1] and the mean cross-entropy ``loss`` over a set.
+
+    Args:
+        model: Maps normalised images to logits; put in evaluation mode, and back.
+        images: The set.
+        image_size: Side in pixels that the images are resized to.
+        device: Where the model is.
+        batch_size: Images at a time.
+    """
+    training = model.training
+    model.eval()
+    batches = images.batches(batch_size, image_size=image_size, device=device)
+    logits, labels = map(torch.cat, zip(*((model(x).float(), y) for x, y in batches), strict=True))
+    model.train(training)
+    classes = logits.shape[1]
+
+    def top(k: int) -> float:
+        k = min(k, classes - 1)  # among as many classes as there are, every answer is right
+        return float(multiclass_accuracy(logits, labels, classes, average="micro", top_k=k))
+
+    return {"top1": top(1), "top5": top(5), "loss": float(F.cross_entropy(logits, labels))}
+
+
+def retrain(
+    settings: RetrainSettings,
+    data: Data,
+    run_dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+) -> RetrainResult:
+    """Train a network from scratch on the whole training set, and evaluate it on the test set.
+
+    Args:
+        settings: Everything it depends on.
+        data: Training and test set.
+        run_dir: Where settings, metrics, genotype and checkpoints go; by default nothing is written.
+        resume: Continue the run in ``run_dir``.
+        progress: Show progress on stderr.
+
+    Raises:
+        ValueError: If settings and data do not fit together, or the directory cannot be used.
+        Interrupted: On SIGINT or SIGTERM, after the state was saved.
+    """
+    fabric = make_fabric(settings.hardware)
+    check_data(settings, data)
+    run = Run.open(run_dir, "retrain", settings, resume=resume) if run_dir is not None else None
+    architecture = resolve(settings.genotype)
+    if run is not None and isinstance(architecture, Genotype):
+        run.write("genotype.json", architecture.to_json())
+    state = run.load() if run is not None and resume else None
+    history = run.history() if run is not None else []
+    job = Retraining(settings, data, fabric)
+    history += run_epochs(job, run, state, progress=progress)
+    accuracy = {k: history[-1][k] for k in ("top1", "top5", "loss")}
+    return RetrainResult(job.network, accuracy, history)
+
+
+def check_data(settings: RetrainSettings, data: Data) -> None:
+    """Check that settings and data fit together, before anything is written.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if len(data.train) < settings.batch_size:
+        raise ValueError(f"batch_size {settings.batch_size} is more than the {len(data.train)} training images")
+    if data.train.classes != data.test.classes:
+        raise ValueError("training and test set differ in their classes: give both the same class folders")
+    with torch.device("meta"):
+        make_network(settings, data.train)
+
+
+def load_trained(run_dir: str | Path) -> tuple[VisionTransformer, RetrainSettings, Data]:
+    """Return the network of a finished or interrupted retraining, its settings, and its data.
+
+    Raises:
+        ValueError: If the directory holds no such run.
+    """
+    run = Run(Path(run_dir))
+    settings: RetrainSettings = from_plain(RetrainSettings, run.settings("retrain"))
+    state = run.peek()
+    data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
+    network = make_network(settings, data.train)
+    network.load_state_dict(state["job"]["network"])
+    return network, settings, data

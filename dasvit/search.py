@@ -1,0 +1,328 @@
+"""Progressive differentiable search, Algorithm 1: stages of growing depth and shrinking choice (chapter 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric, seed_everything
+from torch import Tensor
+from torch.optim import AdamW
+
+from .bilevel import first_order_gradient, frozen, second_order_gradient
+from .data import Data, DataSettings
+from .fairness import FairnessSettings, fairness_term
+from .images import Batch, ImageSet
+from .loop import Hardware, cosine_schedule, make_fabric, run_epochs
+from .relaxation import Candidates, Supernet, prune
+from .runs import Run
+from .space import Genotype, Operation, SearchSpace
+from .vit import Init
+
+Stage = tuple[int, int, int]
+"""Depth in layers, operations kept on each edge, epochs."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Everything a search depends on. The defaults are the preset ``tiny``."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    """The images."""
+    image_size: int = 8
+    """Side in pixels that images are resized to."""
+    patch_size: int = 2
+    """Side of a patch in pixels."""
+    dim: int = 48
+    """Width of a token."""
+    init: Init = "xavier"
+    """How matrices start."""
+    space: SearchSpace = field(default_factory=SearchSpace)
+    """What is searched."""
+    stages: tuple[Stage, ...] = ((2, 8, 6), (4, 5, 6), (6, 3, 6))
+    """Depth, operations an edge and epochs of each stage."""
+    keep_ratio: float = 0.5
+    """Share of patch tokens kept in the search."""
+    fairness: FairnessSettings = field(default_factory=FairnessSettings)
+    """Operation fairness regularisation."""
+    order: Literal[1, 2] = 1
+    """Order of the architecture gradient."""
+    carry_alpha: bool = False
+    """Carry α of the surviving operations into the next stage; otherwise it starts anew."""
+    batch_size: int = 64
+    """Images in a batch."""
+    lr: float = 1e-3
+    """Learning rate of the weights, annealed to zero in each stage."""
+    weight_decay: float = 0.05
+    """Weight decay of the weights."""
+    alpha_lr: float = 1e-2
+    """Learning rate of α."""
+    alpha_weight_decay: float = 1e-3
+    """Weight decay of α."""
+    seed: int = 0
+    """Seed of everything random."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """Device and precision."""
+
+    def __post_init__(self) -> None:
+        check_training(self.batch_size, self.lr, self.weight_decay, self.seed)
+        check_training(self.batch_size, self.alpha_lr, self.alpha_weight_decay, self.seed)
+        if not self.stages or min(min(stage) for stage in self.stages) < 1:
+            raise ValueError(f"stages {self.stages}: each is depth, operations, epochs, all at least one")
+        kept = [operations for _, operations, _ in self.stages]
+        if kept[0] != len(self.space.operations) or kept != sorted(kept, reverse=True) or kept[-1] < 2:
+            raise ValueError(
+                f"stages keep {kept} operations: start with all {len(self.space.operations)}, "
+                "never grow, end with 2 or more"
+            )
+        if not 0 < self.keep_ratio <= 1:
+            raise ValueError(f"keep_ratio {self.keep_ratio:g} is outside (0, 1]: 1 keeps every token, 0.5 half of them")
+
+
+def check_training(batch_size: int, lr: float, weight_decay: float, seed: int) -> None:
+    """Check settings that every training has.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is below one")
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"learning rate {lr} is not above zero")
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(f"weight_decay {weight_decay} is negative or infinite: use 0 or more")
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed {seed} is outside 0 to 2³¹ - 1")
+
+
+METHODS: dict[str, Callable[[SearchSettings], SearchSettings]] = {
+    "dasvit": lambda settings: settings,
+    # plain DARTS: one stage at the final depth, every operation, every token, no regularisation
+    "darts": lambda s: replace(
+        s,
+        stages=((s.stages[-1][0], len(s.space.operations), sum(epochs for *_, epochs in s.stages)),),
+        keep_ratio=1.0,
+        fairness=replace(s.fairness, skip_weight=0.0, type_weight=0.0),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search returns.
+
+    Args:
+        genotype: The architecture found.
+        history: A row for each epoch: losses, accuracies, α by edge and operation, seconds, bytes.
+        supernet: The last stage's supernet, trained.
+    """
+
+    genotype: Genotype
+    history: list[dict[str, Any]]
+    supernet: Supernet
+
+
+class SearchStage:
+    """One stage of Algorithm 1, to be run by :func:`~dasvit.loop.run_epochs`.
+
+    Args:
+        settings: Of the search.
+        number: Which stage, from 0.
+        candidates: Operations in play on each edge.
+        halves: The halves of the training set, for the weights and for α.
+        fabric: Device and precision.
+        run: Where the genotype of each epoch goes.
+        alpha: α to start from; by default close to zero.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        number: int,
+        candidates: Candidates,
+        halves: tuple[ImageSet, ImageSet],
+        fabric: Fabric,
+        run: Run | None = None,
+        alpha: Tensor | None = None,
+    ) -> None:
+        self.settings, self.number, self.run = settings, number, run
+        self.depth, _, self.epochs = settings.stages[number]
+        self.title = f"stage {number + 1}/{len(settings.stages)}"
+        self.halves, self.fabric = halves, fabric
+        self.steps = len(halves[0]) // settings.batch_size
+        seed_everything(settings.seed + number, verbose=False)
+        self.supernet = make_supernet(settings, number, candidates, halves[0])
+        if alpha is not None:
+            self.supernet.alpha.data.copy_(alpha)
+        weights = AdamW(self.supernet.network_parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.schedule = cosine_schedule(weights, self.epochs * self.steps)
+        alphas = AdamW(
+            [self.supernet.alpha],
+            lr=settings.alpha_lr,
+            betas=(0.5, 0.999),
+            weight_decay=settings.alpha_weight_decay,
+        )
+        self.model, self.weight_optimizer, self.alpha_optimizer = fabric.setup(self.supernet, weights, alphas)
+
+    def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
+        """Alternate a step of α on the one half with a step of the weights on the other."""
+        self.model.train()
+        # the half for the weights sets the pace: it is never the longer one
+        for train, val in zip(*(self._batches(part, epoch, start) for part in (0, 1)), strict=False):
+            yield self._alpha_step(train, val) | self._weight_step(train)
+
+    def _batches(self, part: int, epoch: int, start: int) -> Iterator[Batch]:
+        s = self.settings
+        return self.halves[part].batches(
+            s.batch_size,
+            image_size=s.image_size,
+            device=self.fabric.device,
+            augmentation=s.data.augmentation,
+            seed=s.seed * 2 + part,
+            epoch=sum(epochs for *_, epochs in s.stages[: self.number]) + epoch,
+            start=start,
+        )
+
+    def _alpha_step(self, train: Batch, val: Batch) -> dict[str, Tensor]:
+        """Descend Eq. (6) in α; the weights stay."""
+        seen: dict[str, Tensor] = {}
+
+        def upper(model: Callable[..., Tensor]) -> Tensor:
+            logits = model(val[0])
+            seen["val_accuracy"] = (logits.argmax(1) == val[1]).float().mean()
+            seen["val_loss"] = F.cross_entropy(logits, val[1])
+            p = self.supernet.mixing_weights()
+            seen["fairness"] = fairness_term(p, self.supernet.candidates, self.settings.fairness)
+            return seen["val_loss"] + seen["fairness"]
+
+        alpha, weights = self.supernet.alpha, self.supernet.network_parameters
+        if self.settings.order == 1:
+            gradient, _ = first_order_gradient(self.model, alpha, weights, upper)
+        else:
+            gradient, _ = second_order_gradient(
+                self.model,
+                alpha,
+                weights,
+                upper,
+                lambda model: F.cross_entropy(model(train[0]), train[1]),
+                float(self.schedule.get_last_lr()[0]),
+            )
+        alpha.grad = gradient
+        self.alpha_optimizer.step()
+        alpha.grad = None
+        return seen
+
+    def _weight_step(self, train: Batch) -> dict[str, Tensor]:
+        """Descend Eq. (7) in the weights; α stays."""
+        with frozen([self.supernet.alpha]):
+            loss = F.cross_entropy(self.model(train[0]), train[1])
+            self.fabric.backward(loss)
+        self.weight_optimizer.step()
+        self.weight_optimizer.zero_grad()
+        self.schedule.step()
+        return {"train_loss": loss}
+
+    def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
+        """Return the row of an epoch, and save the genotype that α stands for now."""
+        genotype = self.supernet.genotype()
+        if self.run is not None:
+            self.run.write("genotype.json", genotype.to_json())
+        alpha = {
+            f"{source}-{target}": dict(zip(map(str, ops), row, strict=True))
+            for (source, target), ops, row in zip(
+                self.settings.space.edges, self.supernet.candidates, self.supernet.alpha.tolist(), strict=True
+            )
+        }
+        return {"stage": self.number, "epoch": epoch, **means, "alpha": alpha, "genotype": genotype.to_json()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes in a stage, and what is needed to build it again."""
+        return {
+            "stage": self.number,
+            "candidates": [[str(op) for op in ops] for ops in self.supernet.candidates],
+            "supernet": self.supernet.state_dict(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what :meth:`state_dict` returned."""
+        self.supernet.load_state_dict(state["supernet"])
+        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, images: ImageSet) -> Supernet:
+    """Return a fresh supernet for a stage."""
+    return Supernet(
+        settings.space,
+        candidates=candidates,
+        depth=settings.stages[stage][0],
+        dim=settings.dim,
+        keep_ratio=settings.keep_ratio,
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        in_channels=images.channels,
+        num_classes=len(images.classes),
+        init=settings.init,
+    )
+
+
+def search(
+    settings: SearchSettings,
+    data: Data | ImageSet,
+    run_dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+) -> SearchResult:
+    """Search an encoder, Algorithm 1.
+
+    The training set is split in disjoint halves, one for the weights and one for α. The test set is not touched.
+    Between stages every edge drops its weakest operations by α and the weights start anew.
+
+    Args:
+        settings: Everything it depends on.
+        data: The images; of a pair only ``train`` is used.
+        run_dir: Where settings, metrics, genotype and checkpoints go; by default nothing is written.
+        resume: Continue the run in ``run_dir``.
+        progress: Show progress on stderr.
+
+    Raises:
+        ValueError: If settings and data do not fit together, or the directory cannot be used.
+        Interrupted: On SIGINT or SIGTERM, after the state was saved.
+    """
+    images = data.train if isinstance(data, Data) else data
+    fabric = make_fabric(settings.hardware)
+    candidates: Candidates = (settings.space.operations,) * len(settings.space.edges)
+    halves = images.to(fabric.device).halves(settings.seed)
+    if len(halves[0]) < settings.batch_size:
+        raise ValueError(f"batch_size {settings.batch_size} is more than half the {len(images)} training images")
+    with torch.device("meta"):  # what does not fit together fails here, before anything is written
+        make_supernet(settings, 0, candidates, images)
+    run = Run.open(run_dir, "search", settings, resume=resume) if run_dir is not None else None
+    state = run.load() if run is not None and resume else None
+    number, alpha = 0, None
+    if state is not None:
+        number = state["job"]["stage"]
+        candidates = tuple(tuple(map(Operation.parse, ops)) for ops in state["job"]["candidates"])
+    history = run.history() if run is not None else []
+    while True:
+        stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha)
+        history += run_epochs(stage, run, state, progress=progress)
+        supernet = stage.supernet
+        number, state = number + 1, None
+        if number == len(settings.stages):
+            return SearchResult(supernet.genotype(), history, supernet)
+        candidates, columns = prune(supernet.alpha.detach(), candidates, settings.stages[number][1])
+        alpha = (
+            supernet.alpha.detach().gather(1, torch.tensor(columns, device=fabric.device))
+            if settings.carry_alpha
+            else None
+        )

@@ -1,0 +1,240 @@
+"""What is searched: candidate operations, the graph of an encoder, and one architecture in it (chapter 2)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["none", "skip", "msa", "mlp"]
+Edge = tuple[int, int]
+"""Source and target of an edge."""
+FORMAT = 1
+MAX_HEADS, MAX_RATIO = 1024, 64.0
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A candidate on an edge: ``none`` (zero), ``skip`` (identity), ``msa`` with heads, ``mlp`` with a ratio.
+
+    Args:
+        kind: One of ``none``, ``skip``, ``msa``, ``mlp``.
+        size: Number of heads (``msa``), hidden ratio (``mlp``), otherwise ``None``.
+
+    Raises:
+        ValueError: If the size does not fit the kind.
+    """
+
+    kind: Kind
+    size: float | None = None
+
+    def __post_init__(self) -> None:
+        size = self.size
+        if self.kind in ("none", "skip"):
+            valid = size is None
+        elif self.kind == "msa":
+            valid = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_HEADS
+        else:
+            valid = self.kind == "mlp" and isinstance(size, int | float) and 0 < size <= MAX_RATIO
+        if not valid:
+            raise ValueError(
+                f"unknown operation {self.kind}:{size}; known: none, skip, msa:HEADS (1-{MAX_HEADS}), "
+                f"mlp:RATIO (above 0, at most {MAX_RATIO:g})"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Operation:
+        """Read ``none``, ``skip``, ``msa:8`` or ``mlp:0.5``.
+
+        Raises:
+            ValueError: If ``text`` is none of these.
+        """
+        kind, colon, size = text.partition(":")
+        try:
+            if kind == "msa" and size.isascii() and size.isdigit():
+                return cls("msa", int(size))
+            if kind == "mlp" and colon:
+                return cls("mlp", float(size))
+            if not colon:
+                return cls(kind)  # type: ignore[arg-type]
+        except ValueError:
+            pass
+        raise ValueError(
+            f"unknown operation {text!r}; known: none, skip, msa:HEADS (1-{MAX_HEADS}), "
+            f"mlp:RATIO (above 0, at most {MAX_RATIO:g})"
+        )
+
+    def __str__(self) -> str:
+        if self.size is None:
+            return self.kind
+        return f"{self.kind}:{int(self.size) if self.size == int(self.size) else self.size!r}"
+
+
+NONE, SKIP = Operation("none"), Operation("skip")
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """One encoder: for each intermediate node, its incoming edges as ``(source, operation)``.
+
+    Sources are counted from 0 over the inputs, then the nodes: with two inputs, 0 is the output of the layer
+    before the previous one, 1 that of the previous layer, 2 the first node. The encoder returns the sum of its
+    nodes, Eq. (12).
+
+    Args:
+        nodes: Per node the incoming ``(source, operation)`` pairs, ordered by source.
+        inputs: Number of layers the encoder looks back (1 or 2).
+
+    Raises:
+        ValueError: If a source does not come before its node, is repeated, or a node has no edge.
+    """
+
+    nodes: tuple[tuple[tuple[int, Operation], ...], ...]
+    inputs: int = 2
+
+    def __post_init__(self) -> None:
+        if self.inputs not in (1, 2):
+            raise ValueError(f"genotype has inputs {self.inputs}: an encoder looks back 1 or 2 layers")
+        if not self.nodes:
+            raise ValueError("genotype has no node: give at least one")
+        for number, node in enumerate(self.nodes, start=self.inputs):
+            sources = [source for source, _ in node]
+            if not node:
+                raise ValueError(f"genotype node {number} has no incoming edge: give at least one")
+            for source in sources:
+                if not 0 <= source < number:
+                    raise ValueError(f"genotype node {number} reads source {source}: sources are 0 to {number - 1}")
+            if sources != sorted(set(sources)):
+                raise ValueError(f"genotype node {number} lists sources {sources}: each once, in ascending order")
+
+    @property
+    def edges(self) -> Iterator[tuple[Edge, Operation]]:
+        """The edges ``((source, target), operation)``, by target, then source."""
+        for target, node in enumerate(self.nodes, start=self.inputs):
+            for source, operation in node:
+                yield (source, target), operation
+
+    def to_json(self) -> str:
+        """Write as JSON, e.g. ``{"format": 1, "nodes": [[[0, "mlp:0.5"], [1, "skip"]], …]}``."""
+        nodes = [[[source, str(operation)] for source, operation in node] for node in self.nodes]
+        extra = {} if self.inputs == 2 else {"inputs": self.inputs}
+        return json.dumps({"format": FORMAT, **extra, "nodes": nodes})
+
+    @classmethod
+    def from_json(cls, text: str) -> Genotype:
+        """Read what :meth:`to_json` writes.
+
+        Raises:
+            ValueError: If the text is no genotype; the message names what is wrong.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"genotype is not JSON: {error}") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f'genotype is not of format {FORMAT}: expected {{"format": {FORMAT}, "nodes": [...]}}')
+        if unknown := sorted(set(data) - {"format", "inputs", "nodes"}):
+            raise ValueError(f"genotype has unknown fields {', '.join(map(repr, unknown))}: remove them")
+        inputs, nodes = data.get("inputs", 2), data.get("nodes")
+        if type(inputs) is not int or not isinstance(nodes, list) or not all(isinstance(n, list) for n in nodes):
+            raise ValueError('genotype needs "nodes", a list of nodes, each a list of [source, "operation"]')
+        return cls(tuple(tuple(map(_parse_edge, node)) for node in nodes), inputs)
+
+
+def _parse_edge(edge: Any) -> tuple[int, Operation]:
+    if not (isinstance(edge, list) and len(edge) == 2 and type(edge[0]) is int and isinstance(edge[1], str)):
+        raise ValueError(f'genotype edge {edge!r:.80} is not [source, "operation"]')
+    return edge[0], Operation.parse(edge[1])
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """All encoders of a directed acyclic graph with the given operations (Section III-B).
+
+    ``len(space)`` counts the architectures, iteration enumerates them, ``space[i]`` is the i-th,
+    ``space.sample(rng)`` draws one uniformly.
+
+    Args:
+        heads: Head counts of the attention candidates.
+        mlp_ratios: Hidden ratios of the MLP candidates.
+        nodes: Number of intermediate nodes.
+        inputs: Number of layers the encoder looks back (1 or 2).
+        keep: Incoming edges each node keeps in an architecture (all, where it has fewer).
+
+    Raises:
+        ValueError: If a setting is out of range or a candidate is listed twice.
+    """
+
+    heads: tuple[int, ...] = (4, 8, 12)
+    mlp_ratios: tuple[float, ...] = (0.5, 1, 2)
+    nodes: int = 2
+    inputs: int = 2
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or self.keep < 1 or self.inputs not in (1, 2):
+            raise ValueError(
+                f"search space with nodes {self.nodes}, keep {self.keep}, inputs {self.inputs}: "
+                "nodes and keep are at least 1, inputs is 1 or 2"
+            )
+        if len(set(self.operations)) < len(self.operations):
+            raise ValueError(f"search space lists an operation twice: {', '.join(map(str, self.operations))}")
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The candidates of every edge: zero, identity, attention by heads, MLP by ratio."""
+        msa = tuple(Operation("msa", heads) for heads in self.heads)
+        return NONE, SKIP, *msa, *(Operation("mlp", ratio) for ratio in self.mlp_ratios)
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """All edges ``(source, target)``, by target, then source: five with the defaults."""
+        targets = range(self.inputs, self.inputs + self.nodes)
+        return tuple((source, target) for target in targets for source in range(target))
+
+    def _choices(self, target: int) -> list[tuple[int, ...]]:
+        return list(itertools.combinations(range(target), min(self.keep, target)))
+
+    def _radices(self) -> list[int]:
+        """Number of possible incoming sides of each node; their product is the size of the space."""
+        non_zero = len(self.operations) - 1
+        targets = range(self.inputs, self.inputs + self.nodes)
+        return [len(self._choices(t)) * non_zero ** min(self.keep, t) for t in targets]
+
+    def __len__(self) -> int:
+        return math.prod(self._radices())
+
+    def __getitem__(self, index: int) -> Genotype:
+        if not 0 <= index < math.prod(self._radices()):
+            raise IndexError(f"architecture {index} of a space of {math.prod(self._radices())}")
+        operations, nodes = self.operations[1:], []
+        for target, radix in enumerate(self._radices(), start=self.inputs):
+            index, digit = divmod(index, radix)
+            choices = self._choices(target)
+            digit, which = divmod(digit, len(choices))
+            node = []
+            for source in choices[which]:
+                digit, operation = divmod(digit, len(operations))
+                node.append((source, operations[operation]))
+            nodes.append(tuple(node))
+        return Genotype(tuple(nodes), self.inputs)
+
+    def __iter__(self) -> Iterator[Genotype]:
+        return map(self.__getitem__, range(math.prod(self._radices())))
+
+    def __contains__(self, genotype: object) -> bool:
+        return (
+            isinstance(genotype, Genotype)
+            and genotype.inputs == self.inputs
+            and len(genotype.nodes) == self.nodes
+            and all(len(n) == min(self.keep, t) for t, n in enumerate(genotype.nodes, start=self.inputs))
+            and all(operation in self.operations[1:] for _, operation in genotype.edges)
+        )
+
+    def sample(self, rng: random.Random) -> Genotype:
+        """Draw one architecture, all being equally likely."""
+        return self[rng.randrange(math.prod(self._radices()))]

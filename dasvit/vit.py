@@ -1,0 +1,180 @@
+"""The trunk that the baseline, every derived network and the supernet share (chapter 1).
+
+``VisionTransformer`` embeds an image, runs a stack of encoder layers and classifies. An encoder layer is any
+module called as ``layer(x_prev_prev, x_prev) -> x``: it sees the outputs of the two layers before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .layers import Attention, Mlp, PatchEmbed, layer_norm
+
+Init = Literal["xavier", "trunc_normal"]
+"""How matrices start."""
+
+
+class EncoderLayer(nn.Module):
+    """The pre-norm encoder layer of ViT: attention, then MLP, each with a residual of its own.
+
+    Args:
+        dim: Width D of a token.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLP as a multiple of ``dim``.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, mlp_ratio)
+
+    def forward(self, x_prev_prev: Float[Tensor, "b n d"], x_prev: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Transform ``x_prev``; the layer before the last one is not looked at."""
+        x = x_prev + self.attn(self.norm1(x_prev))
+        return x + self.mlp(self.norm2(x))
+
+
+class VisionTransformer(nn.Module):
+    """Patch embedding, class token, positions, a stack of encoder layers, LayerNorm and a linear classifier.
+
+    Args:
+        make_layer: Called ``depth`` times; returns a fresh encoder layer.
+        depth: Number of encoder layers.
+        image_size: Side of the square input in pixels.
+        patch_size: Side of a patch in pixels; must divide ``image_size``.
+        in_channels: Number of image channels.
+        num_classes: Number of logits.
+        dim: Width D of a token.
+        token_selection: Module applied once to the embedded tokens (chapter 4); none by default.
+        init: How matrices start: ``"xavier"`` (uniform) or ``"trunc_normal"`` (deviation 0.02).
+
+    Raises:
+        ValueError: If ``patch_size`` does not divide ``image_size``, or a size is below one.
+    """
+
+    def __init__(
+        self,
+        make_layer: Callable[[], nn.Module],
+        *,
+        depth: int,
+        image_size: int = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        num_classes: int = 1000,
+        dim: int = 768,
+        token_selection: nn.Module | None = None,
+        init: Init = "xavier",
+    ) -> None:
+        super().__init__()
+        sizes = {"depth": depth, "image_size": image_size, "patch_size": patch_size, "dim": dim}
+        for name, value in (sizes | {"in_channels": in_channels, "num_classes": num_classes}).items():
+            if value < 1:
+                raise ValueError(f"{name} {value} is below one")
+        if image_size % patch_size:
+            raise ValueError(f"patch_size {patch_size} does not divide image_size {image_size}")
+        self.image_size, self.in_channels, self.num_classes = image_size, in_channels, num_classes
+        num_patches = (image_size // patch_size) ** 2
+        self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, dim))
+        self.token_selection = token_selection or nn.Identity()
+        self.layers = nn.ModuleList(make_layer() for _ in range(depth))
+        self.norm = layer_norm(dim)
+        self.head = nn.Linear(dim, num_classes)
+        init_weights(self, init)
+
+    def embed(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Return class token and patch tokens with their positions added, before any selection.
+
+        Raises:
+            ValueError: If the images are not of the model's size and channels.
+        """
+        expected = (self.in_channels, self.image_size, self.image_size)
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"images are {tuple(images.shape[1:])}, the model takes {expected} (channels, height, width)"
+            )
+        patches = self.patch_embed(images)
+        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+
+    def forward_features(self, images: Float[Tensor, "b c h w"], *layer_args: Any) -> Float[Tensor, "b m d"]:
+        """Return the tokens after the last layer and the final LayerNorm; ``layer_args`` reach every layer."""
+        x_prev = x = self.token_selection(self.embed(images))
+        for layer in self.layers:
+            x_prev, x = x, layer(x_prev, x, *layer_args)
+        return self.norm(x)
+
+    def forward(
+        self, images: Float[Tensor, "b c h w"], *layer_args: Any, intermediates: bool = False
+    ) -> Float[Tensor, "b classes"] | tuple[Float[Tensor, "b classes"], dict[str, Tensor]]:
+        """Classify images by the class token.
+
+        Args:
+            images: ``[b, in_channels, image_size, image_size]``, normalised.
+            *layer_args: Passed on to every encoder layer (the supernet's mixing weights travel this way).
+            intermediates: Also return what happened inside, by module: ``"layers.0.attn.attention"``
+                ``[b, heads, n, n]``, ``"layers.0.nodes"`` ``[nodes, b, n, d]``, ``"token_selection.kept"``, …
+
+        Returns:
+            The logits ``[b, num_classes]``, with ``intermediates`` a pair of logits and dictionary.
+        """
+        if not intermediates:
+            return self.head(self.forward_features(images, *layer_args)[:, 0])
+        with recorded(self) as record:
+            logits = self.head(self.forward_features(images, *layer_args)[:, 0])
+        return logits, record
+
+
+@contextmanager
+def recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Collect ``module.intermediates(*inputs)`` of every submodule that has this method, while it runs.
+
+    Yields:
+        A dictionary that fills up during the forward pass; keys are ``"<module name>.<what>"``.
+    """
+    record: dict[str, Tensor] = {}
+
+    def watch(name: str, module: Any) -> torch.utils.hooks.RemovableHandle:
+        def note(_module: nn.Module, inputs: tuple[Any, ...], _output: Tensor) -> None:
+            record.update({f"{name}.{what}": x for what, x in module.intermediates(*inputs).items()})
+
+        return module.register_forward_hook(note)
+
+    handles = [watch(name, m) for name, m in model.named_modules() if hasattr(m, "intermediates")]
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def init_weights(model: VisionTransformer, init: Init = "xavier") -> None:
+    """Initialise in place: matrices by ``init``, biases zero, norms the identity, positions normal (0.02).
+
+    An encoder without a residual path lives on the gain of its matrices, and the paper names no
+    initialisation (ledger); Xavier keeps the scale of the signal through such a stack.
+
+    Raises:
+        ValueError: If ``init`` is not known.
+    """
+    if init not in ("xavier", "trunc_normal"):
+        raise ValueError(f"unknown init {init!r}: choose xavier or trunc_normal")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            for matrix in module.weight.flatten(1).chunk(3 if name.endswith("qkv") else 1):  # Q, K, V are three
+                if init == "xavier":
+                    nn.init.xavier_uniform_(matrix)
+                else:
+                    nn.init.trunc_normal_(matrix, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.trunc_normal_(model.pos_embed, std=0.02)
+    nn.init.trunc_normal_(model.cls_token, std=0.02)
