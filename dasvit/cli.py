@@ -1,6 +1,8 @@
-"""The command line: ``dasvit search | retrain | evaluate | draw | complexity``."""
+"""The command line: ``dasvit search | retrain | evaluate | draw | complexity``.
 
-from __future__ import annotations
+Each command imports what it needs when it runs, and declares its options there: tyro reads their types from the
+local annotations, so this module does without ``from __future__ import annotations``.
+"""
 
 import contextlib
 import dataclasses
@@ -11,17 +13,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from tyro import MISSING_NONPROP
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-if TYPE_CHECKING:
-    from .retrain import RetrainSettings
-    from .search import SearchSettings
-
-Settings = TypeVar("Settings", "SearchSettings", "RetrainSettings")
 T = TypeVar("T")
 
 _DIVERGED, _BAD_INPUT, _SIGNAL = 1, 2, 128
@@ -106,9 +103,7 @@ def _flag(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _starting_settings(
-    cls: type[Settings], command: str, presets: dict[str, Settings], arguments: Sequence[str]
-) -> Settings:
+def _starting_settings(cls: type[T], command: str, presets: dict[str, T], arguments: Sequence[str]) -> T:
     """Return what the flags change: the settings of the run to be resumed, else those of the preset."""
     from .runs import Run, from_plain
 
@@ -228,8 +223,6 @@ def _draw(arguments: list[str]) -> None:
 
 
 def _complexity(arguments: list[str]) -> None:
-    import torch
-
     from .complexity import complexity
     from .encoder import build, resolve
 
@@ -257,8 +250,7 @@ def _complexity(arguments: list[str]) -> None:
     given = _parse(Complexity, "complexity", arguments)
     sizes = dataclasses.asdict(given)
     architecture, as_json = resolve(sizes.pop("genotype")), sizes.pop("json")
-    with torch.device("meta"):
-        result = complexity(build(architecture, **sizes), given.image_size)
+    result = complexity(build(architecture, **sizes), given.image_size)
     if as_json:
         print(json.dumps(dataclasses.asdict(result)))
     else:

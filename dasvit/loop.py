@@ -123,7 +123,7 @@ def run_epochs(
         job: What to run.
         run: Where rows and checkpoints go; without one nothing is written.
         state: A checkpoint of this job to go on from.
-        progress: Show a bar with the time left, and a line an epoch, on stderr.
+        progress: Show on stderr a line an epoch and, on a terminal, a bar with the time left.
 
     Returns:
         The rows of the epochs run here.
@@ -145,7 +145,7 @@ def run_epochs(
 
     rows = []
     done = epoch * job.steps + step
-    bar = tqdm(total=job.epochs * job.steps, initial=done, desc=job.title, disable=not progress, dynamic_ncols=True)
+    bar = tqdm(total=job.epochs * job.steps, initial=done, desc=job.title, disable=None if progress else True)
     with bar, _Signals() as signals:
         while epoch < job.epochs:
             began = time.perf_counter()

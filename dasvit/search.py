@@ -53,9 +53,9 @@ class SearchSettings:
     """Order of the architecture gradient."""
     carry_alpha: bool = False
     """Carry α of the surviving operations into the next stage; otherwise it starts anew."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Images in a batch."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Learning rate of the weights, annealed to zero in each stage."""
     weight_decay: float = 0.05
     """Weight decay of the weights."""
