@@ -5,8 +5,10 @@ The names below are loaded when they are first used, so that ``import dasvit`` c
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
 _HOME = {
     "space": ["Genotype", "Operation", "SearchSpace"],
@@ -25,6 +27,16 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [*sorted(_MODULE), "__version__"]
 __version__ = version("dasvit")
+
+
+class _Package(ModuleType):
+    """``dasvit.search``, ``retrain`` and ``complexity`` are the functions, also once their modules are imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, getattr(value, name) if name in _MODULE and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:
