@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,11 @@ def figure_svg(figure: Figure) -> str:
 
 
 def use_book_style() -> None:
-    """Set the figure style of the book; in a notebook, show figures as such SVG."""
+    """Set the figure style of the book; in a notebook, show figures as such SVG, and no warning about widgets."""
     from IPython import get_ipython
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+    warnings.filterwarnings("ignore", message="IProgress not found")  # timm brings tqdm's bars for notebooks
     mpl.rcParams.update(_RC)  # type: ignore[arg-type]
     if (shell := get_ipython()) is not None:
         set_matplotlib_formats("svg")
