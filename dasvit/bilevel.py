@@ -61,7 +61,8 @@ def second_order_gradient(
     ``∇_α L_val(w', α) - ξ ∇²_{α,w} L_train(w, α) · ∇_{w'} L_val(w', α)``. The product with the mixed second
     derivative is a central difference of ``∇_α L_train`` along ``v = ∇_{w'} L_val``, so that no second backward
     pass is needed. Its step is ``2 ε^{1/3} / ‖v‖`` with the machine epsilon ε: 0.0098 / ‖v‖ in float32, close to
-    what DARTS uses, and small enough in float64 to agree with the exact hypergradient.
+    what DARTS uses, and small enough in float64 to agree with the exact hypergradient. (Token selection passes a
+    straight-through gradient, which has no exact second derivative: there it is an estimate of an estimate.)
 
     Args:
         model: The network; its own parameters are left as they are.

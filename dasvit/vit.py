@@ -156,7 +156,7 @@ def recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def init_weights(model: VisionTransformer, init: Init = "xavier") -> None:
+def init_weights(model: VisionTransformer, init: str = "xavier") -> None:
     """Initialise in place: matrices by ``init``, biases zero, norms the identity, positions normal (0.02).
 
     An encoder without a residual path lives on the gain of its matrices, and the paper names no

@@ -1,0 +1,27 @@
+"""Shapes and types of every call into dasvit are checked at run time while the tests run."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("dasvit", "typechecker.check")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from dasvit.data import DataSettings, load_data  # noqa: E402
+
+torch.set_num_threads(1)  # the tests run two at a time on two cores
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load_data(DataSettings(), image_size=8)
+
+
+@pytest.fixture(scope="session")
+def few_digits():
+    return load_data(DataSettings(train_images=200, test_images=50), image_size=8)

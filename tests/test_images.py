@@ -1,0 +1,167 @@
+import pytest
+import torch
+from PIL import Image
+
+from dasvit import Augmentation, ImageSet
+from dasvit.images import FileImages, distort, resize, short_side
+
+
+def numbered(n=23, size=4):
+    """Images whose pixels all carry the image's number."""
+    images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 1, size, size).contiguous()
+    return ImageSet(images, torch.arange(n), tuple(map(str, range(n))), (0.0,), (1 / 255,))
+
+
+def numbers(batches):
+    return [x[:, 0, 0, 0].round().int().tolist() for x, _ in batches]
+
+
+def test_plain_batches_are_everything_in_order():
+    got = numbers(numbered().batches(10, image_size=4))
+    assert got == [list(range(10)), list(range(10, 20)), [20, 21, 22]]
+
+
+def test_images_keep_their_labels_and_are_normalised():
+    for x, y in numbered().batches(5, image_size=4, seed=1):
+        assert torch.equal(x[:, 0, 0, 0].round().long(), y)
+    images = ImageSet(torch.full((2, 1, 2, 2), 51, dtype=torch.uint8), torch.zeros(2).long(), ("a",), (0.1,), (0.5,))
+    ((x, _),) = images.batches(2, image_size=2)
+    torch.testing.assert_close(x, torch.full((2, 1, 2, 2), (0.2 - 0.1) / 0.5))
+
+
+def test_an_epoch_sees_every_image_at_most_once_and_epochs_differ():
+    first, second = (numbers(numbered().batches(5, image_size=4, seed=0, epoch=e)) for e in (0, 1))
+    assert len(first) == len(second) == 4
+    assert len({i for batch in first for i in batch}) == 20
+    assert first != second
+    assert first == numbers(numbered().batches(5, image_size=4, seed=0, epoch=0))
+
+
+def test_an_epoch_goes_on_where_it_stopped():
+    settings = {"image_size": 8, "seed": 3, "epoch": 2, "augmentation": Augmentation(True, 0.25, 0.5)}
+    whole = list(numbered().batches(4, **settings))
+    rest = list(numbered().batches(4, start=2, **settings))
+    assert len(rest) == len(whole) - 2
+    for (x, y), (x_again, y_again) in zip(whole[2:], rest, strict=True):
+        assert torch.equal(x, x_again)
+        assert torch.equal(y, y_again)
+
+
+def test_global_randomness_is_neither_used_nor_touched():
+    settings = {"image_size": 4, "seed": 3, "augmentation": Augmentation(flip=True, shift=0.25)}
+    torch.manual_seed(1)
+    one = [x for x, _ in numbered().batches(4, **settings)]
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    two = [x for x, _ in numbered().batches(4, **settings)]
+    assert all(map(torch.equal, one, two))
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("n", [10, 11])
+def test_halves_are_disjoint_and_complete(n):
+    first, second = numbered(n).halves(seed=0)
+    a, b = set(first.labels.tolist()), set(second.labels.tolist())
+    assert not a & b
+    assert a | b == set(range(n))
+    assert len(a) == n // 2
+    assert torch.equal(first.images[:, 0, 0, 0].long(), first.labels)
+    assert set(numbered(n).halves(seed=1)[0].labels.tolist()) != a
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_without_augmentation_nothing_happens():
+    x = torch.randn(3, 2, 8, 8)
+    assert distort(x, 8, Augmentation(), generator()) is x
+
+
+def test_shift_moves_by_whole_pixels_and_fills_with_the_mean():
+    x = torch.randn(64, 1, 8, 8)
+    y = distort(x, 8, Augmentation(shift=0.25), generator())
+    moves = set()
+    for before, after in zip(x, y, strict=True):
+        padded = torch.nn.functional.pad(before, (2, 2, 2, 2))
+        found = [
+            (i, j)
+            for i in range(5)
+            for j in range(5)
+            if torch.allclose(padded[:, i : i + 8, j : j + 8], after, atol=1e-5)
+        ]
+        assert len(found) == 1
+        moves.update(found)
+    assert len(moves) > 15
+
+
+def test_flip_mirrors_about_half():
+    x = torch.randn(200, 1, 4, 4)
+    y = distort(x, 4, Augmentation(flip=True), generator())
+    same, mirrored = (torch.isclose(z, y, atol=1e-5).flatten(1).all(1) for z in (x, x.flip(-1)))
+    assert (same ^ mirrored).all()
+    assert 70 < int(mirrored.sum()) < 130
+
+
+def test_crops_stay_inside_and_are_resized():
+    x = torch.ones(50, 1, 8, 8)
+    y = distort(x, 16, Augmentation(min_crop=0.3), generator())
+    assert y.shape == (50, 1, 16, 16)
+    assert y[..., 1:-1, 1:-1].min() > 0.99
+
+
+def test_resize_any_way():
+    x = torch.randn(2, 3, 8, 8)
+    assert resize(x, 8) is x
+    assert resize(x, 20).shape == (2, 3, 20, 20)
+    torch.testing.assert_close(resize(torch.ones(1, 1, 8, 8), 3), torch.ones(1, 1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"shift": 1.0}, "shift"), ({"min_crop": 0.0}, "min_crop"), ({"shift": -0.1}, "shift")]
+)
+def test_augmentation_out_of_range(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Augmentation(**settings)
+
+
+@pytest.fixture
+def files(tmp_path):
+    for i, (width, height) in enumerate([(12, 8), (8, 16), (8, 8), (20, 10)]):
+        Image.new("RGB", (width, height), (10 * i, 0, 200)).save(tmp_path / f"{i}.png")
+    return sorted(tmp_path.glob("*.png"))
+
+
+def test_files_are_resized_by_the_short_side_and_cropped(files):
+    decoded = FileImages(files, 6).decode_all()
+    assert decoded.shape == (4, 3, 6, 6)
+    assert decoded[:, 0, 3, 3].tolist() == [0, 10, 20, 30]
+    assert [short_side(f) for f in files] == [8, 8, 8, 10]
+
+
+def test_centre_is_kept(tmp_path):
+    image = Image.new("RGB", (30, 10), "black")
+    image.paste("white", (10, 0, 20, 10))
+    image.save(tmp_path / "a.png")
+    assert FileImages([tmp_path / "a.png"], 10)[0].min() == 255
+
+
+def test_files_decoded_as_needed_equal_files_decoded_at_once(files):
+    settings = {"image_size": 6, "seed": 0, "augmentation": Augmentation(flip=True)}
+    held = ImageSet(FileImages(files, 6).decode_all(), torch.arange(4), tuple("abcd"), (0.0,) * 3, (1.0,) * 3)
+    lazy = ImageSet(FileImages(files, 6), torch.arange(4), tuple("abcd"), (0.0,) * 3, (1.0,) * 3)
+    for (x, y), (x_lazy, y_lazy) in zip(held.batches(2, **settings), lazy.batches(2, **settings), strict=True):
+        assert torch.equal(x, x_lazy)
+        assert torch.equal(y, y_lazy)
+    assert numbers(lazy.subset([3, 1]).batches(2, image_size=6)) == numbers(
+        held.subset([3, 1]).batches(2, image_size=6)
+    )
+
+
+def test_a_file_that_breaks_in_a_worker_is_named_in_one_line(files):
+    files[2].write_bytes(files[2].read_bytes()[:45])
+    lazy = ImageSet(FileImages(files, 6), torch.arange(4), tuple("abcd"), (0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(ValueError, match=r"cannot read image .*2\.png") as caught:
+        list(lazy.batches(2, image_size=6))
+    assert "\n" not in str(caught.value)
