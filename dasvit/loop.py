@@ -168,6 +168,8 @@ def run_epochs(
                 bar.write(_line(job, epoch, row), file=sys.stderr)
             epoch, step, seconds, totals = epoch + 1, 0, 0.0, {}
             save()
+            if signals.received is not None:  # it came after the last step
+                raise Interrupted(signals.received)
     return rows
 
 
