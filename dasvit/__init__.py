@@ -9,6 +9,20 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the table below, for type checkers
+    from .complexity import Complexity, complexity
+    from .data import Data, DataSettings, load_data
+    from .encoder import build, genotypes
+    from .fairness import FairnessSettings, fairness_term
+    from .images import Augmentation, ImageSet
+    from .relaxation import Supernet, derive, prune
+    from .retrain import RetrainResult, RetrainSettings, evaluate, retrain
+    from .search import SearchResult, SearchSettings, search
+    from .space import Genotype, Operation, SearchSpace
+    from .tokens import TokenSelection
+    from .vit import VisionTransformer
 
 _HOME = {
     "space": ["Genotype", "Operation", "SearchSpace"],

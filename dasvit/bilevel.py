@@ -11,10 +11,9 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
-Loss = Callable[[Callable[..., Tensor]], Tensor]
-"""A loss that is bound to its batch, as a function of the model."""
+Loss = Callable[[], Tensor]
+"""A loss that is bound to its network and batch; computed anew at each call."""
 
 
 @contextmanager
@@ -30,25 +29,36 @@ def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             p.requires_grad_(flag)
 
 
+@contextmanager
+def moved(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
+    """Let ``parameters`` have other ``values`` inside the block, and exactly their own again after it."""
+    before = [p.data for p in parameters]
+    for p, value in zip(parameters, values, strict=True):
+        p.data = value
+    try:
+        yield
+    finally:
+        for p, value in zip(parameters, before, strict=True):
+            p.data = value
+
+
 def first_order_gradient(
-    model: nn.Module, alpha: nn.Parameter, weights: Sequence[nn.Parameter], upper: Loss
+    alpha: nn.Parameter, weights: Sequence[nn.Parameter], upper: Loss
 ) -> tuple[Float[Tensor, "edges operations"], Tensor]:
     """Return ``∇_α`` of the upper loss at the present weights, ``w* ≈ w``, and the loss.
 
     Args:
-        model: What the loss is called with.
         alpha: Architecture parameters.
         weights: The network's weights w, for which no gradient is computed.
         upper: Validation loss plus regularisation.
     """
     with frozen(weights):
-        loss = upper(model)
+        loss = upper()
         (gradient,) = torch.autograd.grad(loss, [alpha])
     return gradient, loss.detach()
 
 
 def second_order_gradient(
-    model: nn.Module,
     alpha: nn.Parameter,
     weights: Sequence[nn.Parameter],
     upper: Loss,
@@ -65,45 +75,27 @@ def second_order_gradient(
     straight-through gradient, which has no exact second derivative: there it is an estimate of an estimate.)
 
     Args:
-        model: The network; its own parameters are left as they are.
         alpha: Architecture parameters.
-        weights: The network's weights w.
+        weights: The network's weights w; they are left exactly as they were.
         upper: Validation loss plus regularisation.
         lower: Training loss.
         inner_lr: ξ, the step size of the unrolled step.
     """
-    named = {id(p): name for name, p in model.named_parameters()}
-    names = [named[id(p)] for p in weights]
-
-    def at(values: Sequence[Tensor], loss: Loss) -> Tensor:
-        return loss(_Substituted(model, dict(zip(names, values, strict=True))))
-
-    def alpha_gradient(values: Sequence[Tensor]) -> Tensor:
-        return torch.autograd.grad(at(values, lower), [alpha])[0]
-
     with frozen([alpha]):
-        inner = torch.autograd.grad(lower(model), weights, materialize_grads=True)
+        inner = torch.autograd.grad(lower(), weights, materialize_grads=True)
     current = [w.detach() for w in weights]
-    stepped = [(w - inner_lr * g).requires_grad_() for w, g in zip(current, inner, strict=True)]
-    loss = at(stepped, upper)
-    gradient, *v = torch.autograd.grad(loss, [alpha, *stepped], materialize_grads=True)
+    with moved(weights, [w - inner_lr * g for w, g in zip(current, inner, strict=True)]):
+        loss = upper()
+        gradient, *v = torch.autograd.grad(loss, [alpha, *weights], materialize_grads=True)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in v]))
     if norm == 0:
         return gradient, loss.detach()
     step = 2 * torch.finfo(norm.dtype).eps ** (1 / 3) / norm
-    ahead, behind = ([w + sign * step * x for w, x in zip(current, v, strict=True)] for sign in (1, -1))
-    product = (alpha_gradient(ahead) - alpha_gradient(behind)) / (2 * step)
+
+    def lower_gradient(sign: int) -> Tensor:
+        values = [w + sign * step * x for w, x in zip(current, v, strict=True)]
+        with moved(weights, values), frozen(weights):
+            return torch.autograd.grad(lower(), [alpha])[0]
+
+    product = (lower_gradient(1) - lower_gradient(-1)) / (2 * step)
     return gradient - inner_lr * product, loss.detach()
-
-
-class _Substituted:
-    """A model called with some of its parameters replaced."""
-
-    def __init__(self, model: nn.Module, values: dict[str, Tensor]) -> None:
-        self._model, self._values = model, values
-
-    def __call__(self, *args: Tensor) -> Tensor:
-        return functional_call(self._model, self._values, args)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._model, name)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -49,6 +49,7 @@ def make_fabric(hardware: Hardware) -> Fabric:
     return Fabric(accelerator=hardware.device, devices=1, precision=precision)
 
 
+@runtime_checkable
 class Job(Protocol):
     """What :func:`run_epochs` can run."""
 

@@ -97,7 +97,8 @@ def _arrow(
     if operation is not None:
         (x0, y0), (x1, y1) = start, end
         x, y = x0 + 0.42 * (x1 - x0) + bend * (y1 - y0) / 2, y0 + 0.42 * (y1 - y0) - bend * (x1 - x0) / 2
-        axes.text(x, y + 0.14, str(operation), ha="center", va="bottom", color=color, fontsize=9)
+        side = "center" if abs(y1 - y0) < 0.5 else "right" if y1 > y0 else "left"  # off a steep line
+        axes.text(x, y + 0.14, str(operation), ha=side, va="bottom", color=color, fontsize=9)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -160,7 +161,7 @@ def plot_tokens(
     patch_size: int,
     titles: Sequence[str] | None = None,
 ) -> Figure:
-    """Show images with the patches that were not kept dimmed.
+    """Show images with the patches that were not kept washed out to grey.
 
     Args:
         images: Values in [0, 1].
@@ -172,11 +173,11 @@ def plot_tokens(
     grid = figure.subplots(1, len(images), squeeze=False)[0]
     side = images.shape[-1] // patch_size
     for i, (axes, image, indices) in enumerate(zip(grid, images, kept, strict=True)):
-        mask = np.full(1 + side**2, 0.15)
+        mask = np.full(1 + side**2, 0.2)
         mask[indices.numpy()] = 1.0
-        alpha = np.kron(mask[1:].reshape(side, side), np.ones((patch_size, patch_size)))
-        pixels = image.permute(1, 2, 0).numpy()
-        axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", alpha=alpha, vmin=0, vmax=1)
+        shown = np.kron(mask[1:].reshape(side, side), np.ones((patch_size, patch_size)))[..., None]
+        pixels = shown * image.permute(1, 2, 0).numpy() + (1 - shown) * 0.6
+        axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
         axes.set_axis_off()
         if titles:
             axes.set_title(titles[i], fontsize=9)

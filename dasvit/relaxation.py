@@ -116,7 +116,9 @@ class Supernet(VisionTransformer):
             ValueError: If an operation of ``genotype`` is not among the candidates of its edge.
         """
         network = build(genotype, dim=self.dim, **self.settings).to(self.alpha)
-        state = {k: v for k, v in self.state_dict().items() if not k.startswith(("alpha", "layers.", "token_selection."))}
+        state = {
+            k: v for k, v in self.state_dict().items() if not k.startswith(("alpha", "layers.", "token_selection."))
+        }
         for edge, operation in genotype.edges:
             if operation not in self.candidates[self.space.edges.index(edge)]:
                 raise ValueError(f"{operation} is not a candidate of edge {edge[0]}-{edge[1]} in this supernet")

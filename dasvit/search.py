@@ -166,11 +166,11 @@ class SearchStage:
             betas=(0.5, 0.999),
             weight_decay=settings.alpha_weight_decay,
         )
-        self.model, self.weight_optimizer, self.alpha_optimizer = fabric.setup(self.supernet, weights, alphas)
+        _, self.weight_optimizer, self.alpha_optimizer = fabric.setup(self.supernet, weights, alphas)
 
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Alternate a step of α on the one half with a step of the weights on the other."""
-        self.model.train()
+        self.supernet.train()
         # the half for the weights sets the pace: it is never the longer one
         for train, val in zip(*(self._batches(part, epoch, start) for part in (0, 1)), strict=False):
             yield self._alpha_step(train, val) | self._weight_step(train)
@@ -187,30 +187,33 @@ class SearchStage:
             start=start,
         )
 
+    def _logits(self, images: Tensor) -> Tensor:
+        """Return the supernet's logits; α, its softmax and the losses keep their precision under autocast."""
+        dtype = self.supernet.alpha.dtype
+        with self.fabric.autocast():
+            return self.supernet(images.to(dtype)).to(dtype)
+
     def _alpha_step(self, train: Batch, val: Batch) -> dict[str, Tensor]:
         """Descend Eq. (6) in α; the weights stay."""
         seen: dict[str, Tensor] = {}
 
-        def upper(model: Callable[..., Tensor]) -> Tensor:
-            logits = model(val[0])
+        def upper() -> Tensor:
+            logits = self._logits(val[0])
             seen["val_accuracy"] = (logits.argmax(1) == val[1]).float().mean()
             seen["val_loss"] = F.cross_entropy(logits, val[1])
             p = self.supernet.mixing_weights()
             seen["fairness"] = fairness_term(p, self.supernet.candidates, self.settings.fairness)
             return seen["val_loss"] + seen["fairness"]
 
+        def lower() -> Tensor:
+            return F.cross_entropy(self._logits(train[0]), train[1])
+
         alpha, weights = self.supernet.alpha, self.supernet.network_parameters
         if self.settings.order == 1:
-            gradient, _ = first_order_gradient(self.model, alpha, weights, upper)
+            gradient, _ = first_order_gradient(alpha, weights, upper)
         else:
-            gradient, _ = second_order_gradient(
-                self.model,
-                alpha,
-                weights,
-                upper,
-                lambda model: F.cross_entropy(model(train[0]), train[1]),
-                float(self.schedule.get_last_lr()[0]),
-            )
+            inner_lr = float(self.schedule.get_last_lr()[0])
+            gradient, _ = second_order_gradient(alpha, weights, upper, lower, inner_lr)
         alpha.grad = gradient
         self.alpha_optimizer.step()
         alpha.grad = None
@@ -219,7 +222,7 @@ class SearchStage:
     def _weight_step(self, train: Batch) -> dict[str, Tensor]:
         """Descend Eq. (7) in the weights; α stays."""
         with frozen([self.supernet.alpha]):
-            loss = F.cross_entropy(self.model(train[0]), train[1])
+            loss = F.cross_entropy(self._logits(train[0]), train[1])
             self.fabric.backward(loss)
         self.weight_optimizer.step()
         self.weight_optimizer.zero_grad()

@@ -1,0 +1,134 @@
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, RetrainSettings, evaluate, retrain
+from dasvit.loop import Hardware, Interrupted
+from dasvit.peers import TOLERANCE, count_parameters, peers
+from dasvit.retrain import Retraining, load_trained
+
+QUICK = RetrainSettings(dim=24, depth=2, epochs=3, warmup_epochs=1, batch_size=50, hardware=Hardware("cpu"))
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in rows]
+
+
+def test_training_learns(digits):
+    result = retrain(replace(QUICK, epochs=8, lr=3e-3), digits)
+    assert result.accuracy["top1"] > 0.6
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert result.accuracy == evaluate(result.model, digits.test, 8)
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x):
+        assert not self.training
+        return self.logits.expand(len(x), -1)
+
+
+def test_accuracy_by_hand():
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 6, 6])
+    images = ImageSet(torch.zeros(8, 1, 2, 2, dtype=torch.uint8), labels, tuple("abcdefg"), (0.0,), (1.0,))
+    model = Constant(torch.tensor([0.0, 1, 2, 3, 4, 5, 6])).train()
+    got = evaluate(model, images, 2, batch_size=3)
+    assert got["top1"] == pytest.approx(2 / 8)
+    assert got["top5"] == pytest.approx(6 / 8)
+    expected = torch.nn.functional.cross_entropy(model.logits.expand(8, -1), labels)
+    assert got["loss"] == pytest.approx(float(expected))
+    assert model.training
+
+
+def test_top5_of_few_classes_is_not_always_right():
+    images = ImageSet(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2]), tuple("abc"), (0.0,), (1.0,))
+    got = evaluate(Constant(torch.tensor([0.0, 1, 2])), images, 2)
+    assert (got["top1"], got["top5"]) == pytest.approx((1 / 3, 2 / 3))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1},
+        {"erase": 0.5},
+        {"label_smoothing": 0.1, "data": DataSettings(augmentation=Augmentation(shift=0.125, min_crop=0.6))},
+        {"genotype": "vit_b16"},
+        {"init": "trunc_normal"},
+        {"hardware": Hardware("cpu", "bf16-mixed")},
+    ],
+)
+def test_every_setting_trains(few_digits, change):
+    result = retrain(replace(QUICK, **change), few_digits)
+    plain = retrain(QUICK, few_digits)
+    assert result.history[-1]["train_loss"] != plain.history[-1]["train_loss"]
+    assert result.history[-1]["train_loss"] < 3
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10])
+def test_an_interrupted_training_resumes_to_the_same_end(few_digits, tmp_path, steps, monkeypatch):
+    settings = replace(QUICK, mixup=0.8)  # draws from NumPy; the tests' type checker draws from Python's generator
+    expected = retrain(settings, few_digits)
+    train = Retraining.train
+
+    def interrupted(self, epoch, start):
+        for done, metrics in enumerate(train(self, epoch, start), 1 + start):
+            if epoch * self.steps + done == steps:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield metrics
+
+    monkeypatch.setattr(Retraining, "train", interrupted)
+    with pytest.raises(Interrupted):
+        retrain(settings, few_digits, tmp_path / "run")
+    monkeypatch.undo()
+    result = retrain(settings, few_digits, tmp_path / "run", resume=True)
+    assert untimed(result.history) == untimed(expected.history)
+    for (name, a), b in zip(result.model.state_dict().items(), expected.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_trained_network_comes_back_from_its_run(tmp_path):
+    from dasvit import load_data
+
+    settings = replace(QUICK, data=DataSettings(train_images=200, test_images=50))
+    data = load_data(settings.data, image_size=8)
+    result = retrain(settings, data, tmp_path / "run")
+    network, stored, again = load_trained(tmp_path / "run")
+    assert stored == settings
+    assert evaluate(network, again.test, 8) == result.accuracy
+    assert Genotype.from_json((tmp_path / "run" / "genotype.json").read_text())
+
+
+def test_what_does_not_fit_is_said_before_anything_is_written(few_digits, tmp_path):
+    other = replace(few_digits.test, classes=tuple("abcdefghij"))
+    for data, change, words in [
+        (few_digits, {"batch_size": 300}, "batch_size 300 is more than the 200 training images"),
+        (few_digits, {"dim": 25}, "dim 25 is not divisible by 8 heads"),
+        (few_digits, {"genotype": "nothing"}, "'nothing' is no readable file"),
+        (Data(few_digits.train, other), {}, "differ in their classes"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            retrain(replace(QUICK, **change), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_peers_differ_in_the_architecture_alone(few_digits):
+    found = Genotype.from_json(
+        '{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}'
+    )
+    got = peers(found, QUICK, few_digits.train)
+    assert list(got) == ["found", "published", "random", "vit"]
+    for settings in got.values():
+        assert replace(settings, genotype=QUICK.genotype, depth=QUICK.depth) == QUICK
+    sizes = {name: count_parameters(settings, few_digits.train) for name, settings in got.items()}
+    assert abs(sizes["random"] - sizes["found"]) <= TOLERANCE * sizes["found"]
+    assert got["random"].genotype != got["found"].genotype
+    for depth in range(1, 4):
+        plain = replace(got["vit"], depth=depth)
+        assert abs(sizes["vit"] - sizes["found"]) <= abs(count_parameters(plain, few_digits.train) - sizes["found"])
+    assert peers(found, replace(QUICK, seed=1), few_digits.train)["random"].genotype != got["random"].genotype

@@ -1,0 +1,152 @@
+import json
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from dasvit.presets import RETRAIN, SEARCH
+from dasvit.retrain import RetrainSettings
+from dasvit.runs import Run, as_plain, from_plain, provenance
+from dasvit.search import SearchSettings
+
+
+@dataclass(frozen=True)
+class Inner:
+    y: float = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    x: int = 1
+    inner: Inner = Inner()
+
+
+def test_a_run_writes_its_settings_with_their_provenance(tmp_path):
+    run = Run.open(tmp_path / "a" / "b", "search", Settings())
+    stored = json.loads((run.path / "settings.json").read_text())
+    assert stored["command"] == "search"
+    assert stored["settings"] == {"x": 1, "inner": {"y": 0.5}}
+    assert stored["provenance"]["versions"]["torch"] == version("torch")
+    assert run.settings("search") == stored["settings"]
+
+
+def test_a_directory_in_use_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="exists already: add --resume"):
+        Run.open(tmp_path, "search", Settings())
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(ValueError, match="exists already"):
+        Run.open(tmp_path / "mine.txt", "search", Settings())
+
+
+def test_an_empty_directory_will_do(tmp_path):
+    assert Run.open(tmp_path, "search", Settings()).settings("search")
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot make run directory"):
+        Run.open(tmp_path / "file" / "run", "search", Settings())
+
+
+def test_resume_names_the_settings_that_differ(tmp_path):
+    Run.open(tmp_path / "r", "search", Settings())
+    assert Run.open(tmp_path / "r", "search", Settings(), resume=True).history() == []
+    with pytest.raises(ValueError, match=r"x 2 \(was 1\), inner\.y 0\.25 \(was 0\.5\)"):
+        Run.open(tmp_path / "r", "search", Settings(2, Inner(0.25)), resume=True)
+
+
+def test_resume_of_no_run_or_another_command(tmp_path):
+    with pytest.raises(ValueError, match="is no run directory"):
+        Run.open(tmp_path, "search", Settings(), resume=True)
+    Run.open(tmp_path / "r", "search", Settings())
+    with pytest.raises(ValueError, match="holds a search run, a retrain run is needed"):
+        Run.open(tmp_path / "r", "retrain", Settings(), resume=True)
+
+
+def test_checkpoints_carry_on_the_log_and_only_the_last_are_kept(tmp_path):
+    run = Run.open(tmp_path / "r", "search", Settings())
+    assert run.load() is None
+    with pytest.raises(ValueError, match="no checkpoint yet"):
+        run.peek()
+    for i in range(5):
+        run.log({"i": i})
+        run.save({"x": torch.tensor(i)})
+    run.log({"i": "after the checkpoint"})
+    assert len(list((run.path / "checkpoints").iterdir())) == 2
+    assert int(run.peek()["x"]) == 4
+    assert len(run.history()) == 6
+    assert int(run.load()["x"]) == 4
+    assert run.history() == [{"i": i} for i in range(5)]
+
+
+def test_a_log_without_checkpoint_starts_again(tmp_path):
+    run = Run.open(tmp_path / "r", "search", Settings())
+    run.log({"i": 0})
+    assert run.load() is None
+    assert run.history() == []
+
+
+@pytest.mark.parametrize("settings", [*SEARCH.values(), *RETRAIN.values()])
+def test_settings_come_back_from_json(settings):
+    assert from_plain(type(settings), json.loads(json.dumps(as_plain(settings)))) == settings
+
+
+def test_settings_that_do_not_fit_are_named():
+    plain = as_plain(SearchSettings())
+    for change, words in [({"batch_size": "many"}, "batch_size"), ({"keep_ratio": 2.0}, "keep_ratio 2 is outside")]:
+        with pytest.raises(ValueError, match=words) as caught:
+            from_plain(SearchSettings, plain | change)
+        assert "\n" not in str(caught.value)
+
+
+def test_presets_say_what_the_paper_says():
+    search, retrain = SEARCH["paper"], RETRAIN["paper"]
+    assert search.stages == ((2, 8, 30), (4, 5, 30), (6, 3, 30))
+    assert (search.batch_size, search.image_size, search.patch_size, search.dim) == (64, 224, 16, 768)
+    assert (retrain.epochs, retrain.warmup_epochs, retrain.batch_size, retrain.depth) == (500, 20, 128, 12)
+    assert SEARCH["tiny"] == SearchSettings()
+    assert RETRAIN["tiny"] == RetrainSettings()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"lr": 0.0}, "learning rate 0"),
+        ({"alpha_lr": float("inf")}, "learning rate inf"),
+        ({"weight_decay": -1.0}, "weight_decay -1"),
+        ({"seed": -1}, "seed -1"),
+        ({"stages": ()}, "stages"),
+        ({"stages": ((2, 8, 0),)}, "all at least one"),
+        ({"stages": ((2, 5, 1),)}, "start with all 8"),
+        ({"stages": ((2, 8, 1), (4, 3, 1), (6, 5, 1))}, "never grow"),
+        ({"stages": ((2, 8, 1), (4, 1, 1))}, "end with 2 or more"),
+        ({"keep_ratio": 0.0}, "keep_ratio 0"),
+    ],
+)
+def test_search_settings_out_of_range(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(SearchSettings(), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 0}, "epochs 0"),
+        ({"warmup_epochs": 20}, "fewer warm-up epochs"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"mixup": -0.1}, "mixup"),
+        ({"cutmix": 1.0, "batch_size": 33}, "batch_size 33 is odd"),
+    ],
+)
+def test_retrain_settings_out_of_range(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(RetrainSettings(), **change)
+
+
+def test_provenance_names_what_made_a_result():
+    found = provenance()
+    assert set(found) == {"command", "commit", "versions", "hardware"}
+    assert found["hardware"]["threads"] == torch.get_num_threads()

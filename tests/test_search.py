@@ -1,0 +1,189 @@
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dasvit import Data, DataSettings, FairnessSettings, Genotype, SearchSettings, SearchSpace, load_data, search
+from dasvit.loop import Hardware, Interrupted, make_fabric
+from dasvit.search import METHODS, SearchStage
+
+QUICK = SearchSettings(dim=24, stages=((1, 8, 2), (2, 5, 1), (2, 3, 1)), hardware=Hardware("cpu"))
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def images(few_digits):
+    return few_digits.train
+
+
+def test_search_finds_an_architecture_of_the_space(images):
+    result = search(QUICK, images)
+    assert result.genotype in QUICK.space
+    assert [(row["stage"], row["epoch"]) for row in result.history] == [(0, 0), (0, 1), (1, 0), (2, 0)]
+    assert [len(row["alpha"]["0-2"]) for row in result.history] == [8, 8, 5, 3]
+    assert list(result.history[0]["alpha"]) == ["0-2", "1-2", "0-3", "1-3", "2-3"]
+    assert Genotype.from_json(result.history[-1]["genotype"]) == result.genotype
+    assert {"train_loss", "val_loss", "val_accuracy", "fairness", "seconds", "bytes"} <= set(result.history[0])
+
+
+def test_the_test_set_is_never_touched(images):
+    class Untouchable:
+        def __getattribute__(self, name):
+            raise AssertionError(f"the search looked at {name} of the test set")
+
+    search(replace(QUICK, stages=((1, 8, 1),)), Data._make([images, Untouchable()]))
+
+
+def test_weights_and_alpha_never_see_each_others_half(images):
+    fabric = make_fabric(QUICK.hardware)
+    stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), fabric)
+    seen = {"weights": set(), "alpha": set()}
+    rows = {bytes(image.numpy()): i for i, image in enumerate(images.images)}
+    assert len(rows) == len(images)
+
+    def note(kind, x):
+        pixels = (x * images.std[0] + images.mean[0]).mul(255).round().to(torch.uint8)
+        seen[kind].update(rows[bytes(image.numpy())] for image in pixels)
+
+    weight_step, alpha_step = stage._weight_step, stage._alpha_step
+    stage._weight_step = lambda train: (note("weights", train[0]), weight_step(train))[1]
+    stage._alpha_step = lambda train, val: (note("alpha", val[0]), alpha_step(train, val))[1]
+    for epoch in range(4):
+        list(stage.train(epoch, 0))
+    assert not seen["weights"] & seen["alpha"]
+    assert min(len(seen["weights"]), len(seen["alpha"])) > 90
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_each_step_moves_its_own_parameters_only(images, order):
+    settings = replace(QUICK, order=order)
+    stage = SearchStage(settings, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
+    train, val = (next(stage._batches(part, 0, 0)) for part in (0, 1))
+
+    def state():
+        return {k: v.clone() for k, v in stage.supernet.state_dict().items()}
+
+    start = state()
+    stage._alpha_step(train, val)
+    after_alpha = state()
+    stage._weight_step(train)
+    after_weights = state()
+    assert {k for k in start if not torch.equal(start[k], after_alpha[k])} == {"alpha"}
+    moved = {k for k in start if not torch.equal(after_alpha[k], after_weights[k])}
+    assert "alpha" not in moved
+    assert {
+        "head.weight",
+        "token_selection.query.weight",
+        "layers.0.edges.0-2.operations.msa:4.msa.qkv.weight",
+    } <= moved
+    assert all(p.grad is None for p in stage.supernet.parameters())
+
+
+def test_fairness_pulls_skip_down(images):
+    settings = replace(QUICK, stages=((1, 8, 3),), alpha_lr=0.05)
+    fair = search(replace(settings, fairness=FairnessSettings(skip_weight=50.0)), images)
+    free = search(replace(settings, fairness=FairnessSettings(skip_weight=0.0, type_weight=0.0)), images)
+
+    def skip(result):
+        alpha = torch.tensor([list(edge.values()) for edge in result.history[-1]["alpha"].values()])
+        return float(alpha.softmax(1)[:, 1].mean())
+
+    assert skip(fair) < 0.8 * skip(free)
+    assert free.history[0]["fairness"] == 0
+
+
+def test_the_same_seed_gives_the_same_search(images):
+    one, two, other = (search(replace(QUICK, seed=seed), images) for seed in (0, 0, 1))
+    assert untimed(one.history) == untimed(two.history)
+    assert untimed(one.history) != untimed(other.history)
+
+
+def test_alpha_is_reset_or_carried_between_stages(images):
+    for carry in (False, True):
+        settings = replace(QUICK, stages=((1, 8, 3), (1, 5, 1)), alpha_lr=0.2, carry_alpha=carry)
+        rows = search(settings, images).history
+        last, first = rows[2]["alpha"]["0-2"], rows[3]["alpha"]["0-2"]
+        assert set(first) < set(last)
+        assert min(last[op] for op in first) >= max(v for op, v in last.items() if op not in first)
+        spread = max(abs(last[op] - first[op]) for op in first)
+        assert (spread < 0.9) == carry or max(abs(v) for v in last.values()) < 0.5
+
+
+def test_plain_darts_is_one_stage_without_the_rest():
+    settings = METHODS["darts"](QUICK)
+    assert settings.stages == ((2, 8, 4),)
+    assert settings.keep_ratio == 1
+    assert settings.fairness.skip_weight == settings.fairness.type_weight == 0
+    assert METHODS["darts"](settings) == settings
+    assert METHODS["dasvit"](QUICK) == QUICK
+
+
+def test_a_run_directory_holds_what_is_promised(images, tmp_path):
+    result = search(QUICK, images, tmp_path / "run")
+    assert Genotype.from_json((tmp_path / "run" / "genotype.json").read_text()) == result.genotype
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.history
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "settings.json",
+        "genotype.json",
+        "metrics.jsonl",
+        "checkpoints",
+    }
+    again = search(QUICK, images, tmp_path / "run", resume=True)
+    assert again.genotype == result.genotype
+    assert again.history == result.history
+
+
+@pytest.mark.parametrize("steps", [1, 4, 6, 7, 11])
+def test_an_interrupted_search_resumes_to_the_same_end(images, tmp_path, steps, monkeypatch):
+    expected = search(QUICK, images)
+    weight_step, count = SearchStage._weight_step, iter(range(1, 1000))
+
+    def interrupted(self, train):
+        if next(count) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return weight_step(self, train)
+
+    monkeypatch.setattr(SearchStage, "_weight_step", interrupted)
+    with pytest.raises(Interrupted):
+        search(QUICK, images, tmp_path / "run")
+    result = search(QUICK, images, tmp_path / "run", resume=True)
+    assert untimed(result.history) == untimed(expected.history)
+    for (name, a), b in zip(result.supernet.state_dict().items(), expected.supernet.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_what_does_not_fit_is_said_before_anything_is_written(images, tmp_path):
+    for change, words in [
+        ({"batch_size": 101}, "batch_size 101 is more than half the 200 training images"),
+        ({"dim": 25}, "dim 25 is not divisible by 4 heads"),
+        ({"patch_size": 3}, "patch_size 3 does not divide image_size 8"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            search(replace(QUICK, **change), images, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_spaces_and_precisions(images):
+    space = SearchSpace(heads=(2, 3), mlp_ratios=(1,), nodes=3)
+    settings = replace(QUICK, space=space, stages=((1, 5, 1), (1, 3, 1)), keep_ratio=1.0, order=2)
+    assert search(settings, images).genotype in space
+    for precision in ("bf16-mixed", "64-true"):
+        result = search(replace(settings, order=1, hardware=Hardware("cpu", precision)), images)
+        assert result.genotype in space
+        assert result.supernet.alpha.dtype == (torch.float64 if precision == "64-true" else torch.float32)
+
+
+def test_any_image_size_and_channels(tmp_path):
+    from test_data import fill
+
+    fill(tmp_path, "ab", 40, size=12)
+    data = load_data(DataSettings(f"folder:{tmp_path}"), image_size=16)
+    settings = replace(QUICK, image_size=16, patch_size=4, stages=((1, 8, 1),), batch_size=16)
+    assert search(settings, data).genotype in settings.space
