@@ -33,17 +33,19 @@ def peers(
         space: Where the random encoder is drawn from; the default space if not given.
 
     Returns:
-        ``found``; ``published``; ``random``, whose size is within 5 % of the found one's; ``vit``, the plain
-        transformer with the number of layers that comes nearest in size.
+        ``found``; ``published``; ``random``, which has attention (without it the class token sees no image) and
+        whose size is within 5 % of the found one's; ``vit``, the plain transformer with the number of layers that
+        comes nearest in size.
 
     Raises:
-        ValueError: If a thousand random encoders hold none of that size.
+        ValueError: If a thousand random encoders hold none such.
     """
     found = replace(settings, genotype=genotype.to_json())
     size = count_parameters(found, images)
     rng = random.Random(settings.seed)
     drawn = ((space or SearchSpace()).sample(rng) for _ in range(1000))
-    candidates = (replace(settings, genotype=g.to_json()) for g in drawn if g != genotype)
+    seeing = (g for g in drawn if g != genotype and any(operation.kind == "msa" for _, operation in g.edges))
+    candidates = (replace(settings, genotype=g.to_json()) for g in seeing)
     equal = (c for c in candidates if abs(count_parameters(c, images) - size) <= TOLERANCE * size)
     if (chosen := next(equal, None)) is None:
         raise ValueError(f"no random encoder within {TOLERANCE:.0%} of {size} parameters in a thousand draws")
