@@ -13,10 +13,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import tyro
-from tyro import MISSING_NONPROP
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 T = TypeVar("T")
@@ -68,7 +67,7 @@ def _dispatch(arguments: list[str]) -> None:
     commands[arguments[0]][0](arguments[1:])
 
 
-def _parse(cls: type[T], command: str, arguments: Sequence[str], default: Any = MISSING_NONPROP) -> T:
+def _parse(cls: type[T], command: str, arguments: Sequence[str]) -> T:
     """Read a dataclass from flags; what is wrong is raised as one line instead of printed as a box.
 
     Raises:
@@ -81,16 +80,14 @@ def _parse(cls: type[T], command: str, arguments: Sequence[str], default: Any = 
                 cls,
                 prog=f"dasvit {command}",
                 args=arguments,
-                default=default,
                 config=(OmitArgPrefixes, FlagCreatePairsOff),
             )
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        lines = [line.strip("╭╮╰╯│ ") for line in box.getvalue().splitlines()]
-        rule = next((i for i, line in enumerate(lines) if i and set(line) <= {"─"}), len(lines))
-        text = re.sub(r"─+", "", " ".join(lines[:rule]))
-        raise ValueError(f"{' '.join(text.split())} (see dasvit {command} --help)") from None
+        lines = [re.sub(r"[─-]{3,}|[╭╮╰╯│|+]", " ", line).strip() for line in box.getvalue().splitlines()]
+        title, *body = lines[: lines.index("", 1)]  # up to the first rule; what follows repeats the help
+        raise ValueError(f"{title.strip(' ─-')}: {' '.join(body)} (see dasvit {command} --help)") from None
 
 
 def _flag(arguments: Sequence[str], name: str) -> str | None:
@@ -122,13 +119,15 @@ def _search(arguments: list[str]) -> None:
     from .presets import SEARCH
     from .search import METHODS, SearchSettings, search
 
+    start = _starting_settings(SearchSettings, "search", SEARCH, arguments)
+
     @dataclass(frozen=True)
     class Search:
         """Search an encoder by progressive differentiable architecture search."""
 
         out: Path
         """The run directory: settings, metrics, genotype, checkpoints."""
-        settings: SearchSettings
+        settings: SearchSettings = start
         preset: str | None = None
         """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
         method: str = "dasvit"
@@ -136,8 +135,7 @@ def _search(arguments: list[str]) -> None:
         resume: bool = False
         """Continue the run in --out; its settings need not be repeated."""
 
-    start = _starting_settings(SearchSettings, "search", SEARCH, arguments)
-    given = _parse(Search, "search", arguments, Search(out=tyro.MISSING, settings=start))
+    given = _parse(Search, "search", arguments)
     if given.method not in METHODS:
         raise ValueError(f"unknown method {given.method!r}; known: {', '.join(METHODS)}")
     settings = METHODS[given.method](given.settings)
@@ -151,20 +149,21 @@ def _retrain(arguments: list[str]) -> None:
     from .presets import RETRAIN
     from .retrain import RetrainSettings, retrain
 
+    start = _starting_settings(RetrainSettings, "retrain", RETRAIN, arguments)
+
     @dataclass(frozen=True)
     class Retrain:
         """Train a network from scratch and evaluate it on the test images."""
 
         out: Path
         """The run directory: settings, metrics, genotype, checkpoints."""
-        settings: RetrainSettings
+        settings: RetrainSettings = start
         preset: str | None = None
         """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
         resume: bool = False
         """Continue the run in --out; its settings need not be repeated."""
 
-    start = _starting_settings(RetrainSettings, "retrain", RETRAIN, arguments)
-    given = _parse(Retrain, "retrain", arguments, Retrain(out=tyro.MISSING, settings=start))
+    given = _parse(Retrain, "retrain", arguments)
     settings = given.settings
     data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
     result = retrain(settings, data, given.out, resume=given.resume, progress=True)

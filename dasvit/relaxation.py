@@ -78,7 +78,7 @@ class Supernet(VisionTransformer):
             lambda: Cell({edge: MixedEdge(ops, dim) for edge, ops in edges.items()}, space.inputs),
             depth=depth,
             dim=dim,
-            token_selection=TokenSelection(dim, keep_ratio) if keep_ratio != 1 else None,
+            make_selection=lambda: TokenSelection(dim, keep_ratio) if keep_ratio != 1 else nn.Identity(),
             **settings,
         )
         self.space, self.candidates = space, candidates

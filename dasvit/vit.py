@@ -53,7 +53,7 @@ class VisionTransformer(nn.Module):
         in_channels: Number of image channels.
         num_classes: Number of logits.
         dim: Width D of a token.
-        token_selection: Module applied once to the embedded tokens (chapter 4); none by default.
+        make_selection: Called once; returns the module applied to the embedded tokens (chapter 4).
         init: How matrices start: ``"xavier"`` (uniform) or ``"trunc_normal"`` (deviation 0.02).
 
     Raises:
@@ -70,7 +70,7 @@ class VisionTransformer(nn.Module):
         in_channels: int = 3,
         num_classes: int = 1000,
         dim: int = 768,
-        token_selection: nn.Module | None = None,
+        make_selection: Callable[[], nn.Module] = nn.Identity,
         init: Init = "xavier",
     ) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, dim))
-        self.token_selection = token_selection or nn.Identity()
+        self.token_selection = make_selection()
         self.layers = nn.ModuleList(make_layer() for _ in range(depth))
         self.norm = layer_norm(dim)
         self.head = nn.Linear(dim, num_classes)

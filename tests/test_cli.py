@@ -1,0 +1,273 @@
+"""The command line as a user meets it: what it does, and one clear line for what it cannot do."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dasvit import Genotype, cli, presets
+from dasvit.search import SearchStage
+
+QUICK_SEARCH = ["--data", "digits", "--dim", "24", "--train-images", "200", "--stages", "1", "8", "1", "1", "3", "1"]
+QUICK_RETRAIN = [
+    "--data",
+    "digits",
+    "--dim",
+    "24",
+    "--depth",
+    "2",
+    "--epochs",
+    "2",
+    "--warmup-epochs",
+    "1",
+    "--train-images",
+    "200",
+    "--test-images",
+    "50",
+]
+
+
+def dasvit(*args):
+    """Run the command line and return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(arg) for arg in args])
+    return caught.value.code
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*args):
+        capsys.readouterr()
+        code = dasvit(*args)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    path = tmp_path_factory.mktemp("search") / "run"
+    assert dasvit("search", *QUICK_SEARCH, "--out", path) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def retrained(searched, tmp_path_factory):
+    path = tmp_path_factory.mktemp("retrain") / "run"
+    assert dasvit("retrain", "--genotype", searched / "genotype.json", *QUICK_RETRAIN, "--out", path) == 0
+    return path
+
+
+def test_the_whole_way(searched, retrained, run, tmp_path):
+    genotype = Genotype.from_json((searched / "genotype.json").read_text())
+    assert Genotype.from_json((retrained / "genotype.json").read_text()) == genotype
+    code, out, _ = run("evaluate", retrained, "--json")
+    accuracy = json.loads(out)
+    last = json.loads((retrained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert code == 0
+    assert accuracy == {k: last[k] for k in ("top1", "top5", "loss")} | {"images": 50}
+    code, out, _ = run("evaluate", retrained)
+    assert (code, out) == (
+        0,
+        f"top-1 {100 * accuracy['top1']:.2f} %, top-5 {100 * accuracy['top5']:.2f} %, "
+        f"loss {accuracy['loss']:.4f} on 50 test images\n",
+    )
+    for suffix, start in [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")]:
+        figure = tmp_path / f"F.{suffix}"
+        assert run("draw", searched / "genotype.json", "-o", figure)[0] == 0
+        assert figure.read_bytes().startswith(start)
+
+
+def test_a_figure_is_the_same_each_time(run, tmp_path):
+    for name in "ab":
+        run("draw", "dasvit-cifar10", "-o", tmp_path / f"{name}.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_search_prints_the_genotype_and_a_line_an_epoch(run, tmp_path):
+    code, out, err = run("search", *QUICK_SEARCH, "--out", tmp_path / "r")
+    assert code == 0
+    assert Genotype.from_json(out).to_json() + "\n" == out
+    assert [line.split(":")[0] for line in err.splitlines()] == ["stage 1/2 epoch 1/1", "stage 2/2 epoch 1/1"]
+
+
+def test_presets_and_flags(run, tmp_path):
+    args = ["--data", "digits", "--out", tmp_path / "r", "--train-images", 200, "--stages", *["1", "8", "1"]]
+    assert run("search", *args, "--keep-ratio", 0.75, "--shift", 0.1, "--order", 2, "--heads", 2, 4, 8)[0] == 0
+    settings = json.loads((tmp_path / "r" / "settings.json").read_text())["settings"]
+    assert settings["keep_ratio"] == 0.75
+    assert settings["order"] == 2
+    assert settings["space"]["heads"] == [2, 4, 8]
+    assert settings["data"]["augmentation"]["shift"] == 0.1
+    assert settings["lr"] == presets.SEARCH["tiny"].lr
+
+
+def test_plain_darts(run, tmp_path):
+    assert run("search", *QUICK_SEARCH, "--method", "darts", "--out", tmp_path / "r")[0] == 0
+    settings = json.loads((tmp_path / "r" / "settings.json").read_text())["settings"]
+    assert settings["stages"] == [[1, 8, 2]]
+    assert settings["fairness"]["skip_weight"] == 0
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_resume_needs_no_settings(run, tmp_path, signum, code, monkeypatch):
+    step = SearchStage._weight_step
+
+    def stopping(self, train):
+        os.kill(os.getpid(), signum)
+        return step(self, train)
+
+    monkeypatch.setattr(SearchStage, "_weight_step", stopping)
+    got, out, err = run("search", *QUICK_SEARCH, "--out", tmp_path / "r")
+    assert (got, out) == (code, "")
+    assert err == f"dasvit: stopped by {signum.name}; its state is saved, go on with --resume\n"
+    monkeypatch.undo()
+    got, out, _ = run("search", "--out", tmp_path / "r", "--resume")
+    assert got == 0
+    assert Genotype.from_json(out)
+    assert len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_diverging_ends_with_one_line(run, tmp_path):
+    code, _, err = run("retrain", *QUICK_RETRAIN, "--lr", 1e12, "--out", tmp_path / "r")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("dasvit: retraining: train_loss is nan in epoch")
+
+
+def test_complexity(run):
+    code, out, _ = run("complexity", "dasvit-cifar10", "--image-size", 32, "--patch-size", 4, "--dim", 96, "--depth", 2)
+    assert code == 0
+    assert "parameters" in out
+    code, out, _ = run(
+        "complexity", "vit_b16", "--image-size", 8, "--patch-size", 2, "--dim", 24, "--depth", 1, "--json"
+    )
+    found = json.loads(out)
+    assert found["parameters"] == found["parameters_by_module"][""]
+    assert found["macs"] == found["macs_by_module"][""] > 0
+
+
+@pytest.mark.parametrize("command", ["search", "retrain", "evaluate", "draw", "complexity"])
+def test_help(run, command):
+    code, out, err = run(command, "--help")
+    assert (code, err) == (0, "")
+    assert f"usage: dasvit {command}" in out
+    assert command in run("--help")[1]
+
+
+def images(root, *, broken=False):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
+    if broken:
+        (root / "b" / "7.png").write_bytes(b"no image")
+    return root
+
+
+def genotype(folder, operation):
+    path = folder / "bad.json"
+    path.write_text(f'{{"format": 1, "nodes": [[[0, "{operation}"]]]}}')
+    return path
+
+
+SEARCH = ["search", *QUICK_SEARCH, "--out", "OUT"]
+RETRAIN = ["retrain", *QUICK_RETRAIN, "--out", "OUT"]
+
+BAD_INPUT = [
+    ([], "no command; known: search, retrain"),
+    (["find"], "unknown command 'find'"),
+    (["search", "--data", "digits"], "--out"),
+    ([*SEARCH, "--bogus"], "--bogus"),
+    ([*SEARCH, "--preset", "huge"], "unknown preset 'huge'; known: tiny, small, paper"),
+    ([*SEARCH, "--method", "enas"], "unknown method 'enas'; known: dasvit, darts"),
+    ([*SEARCH, "--data", "mnist"], "unknown data 'mnist'; known: digits"),
+    ([*SEARCH, "--data", "folder:TMP/none"], "data folder TMP/none does not exist"),
+    ([*SEARCH, "--data", "cifar10"], "DASVIT_DATA"),
+    ([*SEARCH, "--data", "imagenet100"], "DASVIT_DATA"),
+    ([*SEARCH, "--dim", "25"], "dim 25 is not divisible by 4 heads"),
+    ([*SEARCH, "--dim", "x"], "--dim"),
+    ([*SEARCH, "--dim", "0"], "dim 0 is below one"),
+    ([*SEARCH, "--patch-size", "3"], "patch_size 3 does not divide image_size 8"),
+    ([*SEARCH, "--keep-ratio", "0"], "keep_ratio 0 is outside (0, 1]"),
+    ([*SEARCH, "--keep-ratio", "1.5"], "keep_ratio 1.5 is outside (0, 1]"),
+    ([*SEARCH, "--stages", "2", "8"], "--stages"),
+    ([*SEARCH, "--stages", "2", "4", "1"], "start with all 8"),
+    ([*SEARCH, "--stages", "2", "8", "0"], "all at least one"),
+    ([*SEARCH, "--order", "3"], "--order"),
+    ([*SEARCH, "--lr", "-1"], "learning rate -1.0 is not above zero"),
+    ([*SEARCH, "--batch-size", "5000"], "batch_size 5000 is more than half the 200 training images"),
+    ([*SEARCH, "--train-images", "3"], "train_images 3 does not fit"),
+    ([*SEARCH, "--lower", "0.9"], "fairness limits 0.9 and 0.6"),
+    ([*SEARCH, "--heads", "4", "4"], "lists an operation twice"),
+    ([*SEARCH, "--mlp-ratios", "-1"], "unknown operation mlp:-1"),
+    ([*SEARCH, "--seed", "-1"], "seed -1"),
+    ([*SEARCH, "--resume"], "OUT is no run directory"),
+    ([*SEARCH, "--device", "abacus"], "--device"),
+    ([*SEARCH, "--precision", "8"], "--precision"),
+    (["search", "--data", "digits", "--out", "USED"], "USED exists already: add --resume"),
+    ([*RETRAIN, "--genotype", "conv"], "'conv' is no readable file and no known name: vit_b16"),
+    ([*RETRAIN, "--genotype", "UNKNOWN_OP"], "unknown operation 'conv:3'"),
+    ([*RETRAIN, "--genotype", "FIVE_HEADS"], "dim 24 is not divisible by 5 heads"),
+    ([*RETRAIN, "--epochs", "0"], "epochs 0"),
+    ([*RETRAIN, "--mixup", "0.8", "--batch-size", "33"], "batch_size 33 is odd"),
+    (["retrain", "--data", "folder:BROKEN", "--out", "OUT"], "cannot read image BROKEN/b/7.png"),
+    ([*RETRAIN, "--image-size", "9"], "patch_size 2 does not divide image_size 9"),
+    (["retrain", "--out", "SEARCHED", "--resume"], "holds a search run, a retrain run is needed"),
+    (["evaluate", "SEARCHED"], "holds a search run, a retrain run is needed"),
+    (["evaluate", "TMP/none"], "TMP/none is no run directory"),
+    (["evaluate"], "Missing from dasvit evaluate: PATH"),
+    (["draw", "dasvit-cifar10"], "--output"),
+    (["draw", "dasvit-cifar10", "-o", "OUT.xyz"], "use one of the suffixes"),
+    (["draw", "dasvit-cifar10", "-o", "TMP/none/F.svg"], "folder TMP/none does not exist"),
+    (["draw", "vit_b16", "-o", "OUT.svg"], "nothing to draw"),
+    (["draw", "UNKNOWN_OP", "-o", "OUT.svg"], "unknown operation 'conv:3'"),
+    (["complexity", "vit_b16", "--patch-size", "15"], "patch_size 15 does not divide image_size 224"),
+    (["complexity", "lenet"], "'lenet' is no readable file"),
+]
+
+
+@pytest.mark.parametrize(("args", "words"), BAD_INPUT, ids=[" ".join(a)[-60:] for a, _ in BAD_INPUT])
+def test_bad_input_is_one_clear_line(args, words, run, tmp_path, searched, monkeypatch):
+    monkeypatch.delenv("DASVIT_DATA", raising=False)
+    places = {"OUT": tmp_path / "out", "SEARCHED": searched, "USED": searched, "TMP": tmp_path}
+    if "BROKEN" in " ".join(args):
+        places["BROKEN"] = images(tmp_path / "images", broken=True)
+    for name, operation in [("UNKNOWN_OP", "conv:3"), ("FIVE_HEADS", "msa:5")]:
+        if name in args:
+            places[name] = genotype(tmp_path, operation)
+
+    def filled(text):
+        for name, place in places.items():
+            text = text.replace(name, str(place))
+        return text
+
+    words = filled(words)
+    before = {p: p.stat().st_mtime_ns for p in searched.rglob("*")}
+    code, out, err = run(*map(filled, args))
+    assert (code, out) == (2, "")
+    assert err.startswith("dasvit: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("out*"))
+    assert {p: p.stat().st_mtime_ns for p in searched.rglob("*")} == before
+
+
+def test_resume_with_other_settings_names_them(searched, run):
+    code, _, err = run("search", "--out", searched, "--resume", "--lr", "0.5", "--keep-ratio", "0.25")
+    assert code == 2
+    assert "started with other settings: keep_ratio 0.25 (was 0.5), lr 0.5 (was 0.002)" in err
+
+
+def test_a_bug_is_not_hidden(monkeypatch):
+    def broken(_):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(cli, "_draw", broken)
+    with pytest.raises(TypeError, match="a bug"):
+        cli.main(["draw", "dasvit-cifar10", "-o", "F.svg"])
