@@ -7,6 +7,7 @@ local annotations, so this module does without ``from __future__ import annotati
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import re
 import sys
@@ -85,9 +86,10 @@ def _parse(cls: type[T], command: str, arguments: Sequence[str]) -> T:
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        lines = [re.sub(r"[─-]{3,}|[╭╮╰╯│|+]", " ", line).strip() for line in box.getvalue().splitlines()]
-        title, *body = lines[: lines.index("", 1)]  # up to the first rule; what follows repeats the help
-        raise ValueError(f"{title.strip(' ─-')}: {' '.join(body)} (see dasvit {command} --help)") from None
+        title, *lines = (re.sub(r"[─-]{3,}|[╭╮╰╯│|+]", " ", x).strip(" ─") for x in box.getvalue().splitlines())
+        words = itertools.dropwhile(lambda line: not line, lines)  # the first part; what follows repeats the help
+        message = " ".join(itertools.takewhile(bool, words))
+        raise ValueError(f"{title.lower()}: {message} (see dasvit {command} --help)") from None
 
 
 def _flag(arguments: Sequence[str], name: str) -> str | None:
