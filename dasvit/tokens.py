@@ -44,7 +44,7 @@ class TokenSelection(nn.Module):
 
     def select(self, scores: Float[Tensor, "b n"]) -> Int[Tensor, "b m"]:
         """Return the indices to keep in ascending order, the class token (index 0) first."""
-        count = math.ceil(self.keep_ratio * (scores.shape[1] - 1))
+        count = max(1, math.ceil(self.keep_ratio * (scores.shape[1] - 1) - 1e-9))  # 0.07 · 100 is 7, not 8
         patches = 1 + scores[:, 1:].topk(count, dim=1).indices.sort(dim=1).values
         return torch.cat([patches.new_zeros(len(patches), 1), patches], dim=1)
 

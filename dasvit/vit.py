@@ -159,8 +159,8 @@ def recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 def init_weights(model: VisionTransformer, init: str = "xavier") -> None:
     """Initialise in place: matrices by ``init``, biases zero, norms the identity, positions normal (0.02).
 
-    An encoder without a residual path lives on the gain of its matrices, and the paper names no
-    initialisation (ledger); Xavier keeps the scale of the signal through such a stack.
+    The paper names no initialisation (ledger). In an encoder without an identity path the differences between tokens
+    rest on the matrices alone, and there the choice decides whether it trains.
 
     Raises:
         ValueError: If ``init`` is not known.

@@ -29,9 +29,18 @@ def test_a_mean_over_rows_could_not_be_meant():
     assert a.mean(-2).std() > 1e-3
 
 
-@pytest.mark.parametrize(("ratio", "kept"), [(0.5, 8), (0.25, 4), (0.51, 9), (1 / 16, 1), (1e-9, 1), (0.99, 16)])
+@pytest.mark.parametrize(
+    ("ratio", "kept"), [(0.5, 8), (0.25, 4), (0.51, 9), (1 / 16, 1), (1e-9, 1), (0.99, 16), (0.7 + 0.05, 12)]
+)
 def test_number_kept_is_rounded_up(ratio, kept):
     assert selection(ratio)(tokens()).shape == (3, 1 + kept, 12)
+
+
+def test_rounding_of_floats_does_not_keep_one_more():
+    scores = torch.rand(1, 101)
+    assert [TokenSelection(4, percent / 100).select(scores).shape[1] - 1 for percent in range(1, 100)] == [
+        *range(1, 100)
+    ]
 
 
 def test_kept_are_the_highest_scores_in_their_order_with_the_class_token():
