@@ -158,7 +158,8 @@ class SearchStage:
         self.supernet = make_supernet(settings, number, candidates, halves[0])
         if alpha is not None:
             self.supernet.alpha.data.copy_(alpha)
-        weights = AdamW(self.supernet.network_parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        decay = settings.weight_decay
+        weights = AdamW(self.supernet.network_parameters, lr=settings.lr, weight_decay=decay, fused=True)
         self.schedule = cosine_schedule(weights, self.epochs * self.steps)
         alphas = AdamW(
             [self.supernet.alpha],
