@@ -1,4 +1,4 @@
-"""The command line: ``dasvit search | retrain | evaluate | draw | complexity``.
+"""The command line: ``dasvit search | retrain | evaluate | export | draw | complexity | table1``.
 
 Each command imports what it needs when it runs, and declares its options there: tyro reads their types from the
 local annotations, so this module does without ``from __future__ import annotations``.
@@ -56,6 +56,7 @@ def _dispatch(arguments: list[str]) -> None:
         "evaluate": (_evaluate, "accuracy of a retrained network on the test images"),
         "draw": (_draw, "draw an encoder"),
         "complexity": (_complexity, "parameters and multiply-accumulates"),
+        "table1": (_table1, "the paper's Table I, printed against counted"),
     }
     usage = "usage: dasvit COMMAND [OPTIONS]\n\n" + "\n".join(f"  {c:<11} {d}" for c, (_, d) in commands.items())
     usage += "\n\n`dasvit COMMAND --help` lists a command's options."
@@ -224,7 +225,8 @@ def _draw(arguments: list[str]) -> None:
 
 
 def _complexity(arguments: list[str]) -> None:
-    from .complexity import complexity
+    from .complexity import CONVENTIONS, complexity
+    from .complexity import Convention as Convention_
     from .encoder import build, resolve
 
     @dataclass(frozen=True)
@@ -245,17 +247,54 @@ def _complexity(arguments: list[str]) -> None:
         """Number of encoder layers."""
         num_classes: int = 10
         """Number of classes."""
+        convention: Convention_ = "A"
+        """A: every matrix product; B: linear and convolution only; C: as A without the attention projections."""
         json: bool = False
         """Print JSON, with the share of every module."""
 
     given = _parse(Complexity, "complexity", arguments)
     sizes = dataclasses.asdict(given)
-    architecture, as_json = resolve(sizes.pop("genotype")), sizes.pop("json")
-    result = complexity(build(architecture, **sizes), given.image_size)
+    architecture, as_json, convention = (resolve(sizes.pop("genotype")), sizes.pop("json"), sizes.pop("convention"))
+    result = complexity(build(architecture, **sizes), given.image_size, convention=convention)
     if as_json:
-        print(json.dumps(dataclasses.asdict(result)))
+        print(json.dumps(result.as_dict()))
     else:
-        print(f"{result.parameters:,} parameters, {result.macs:,} MACs at {given.image_size} px ({result.convention})")
+        counted = (
+            f"{result.macs:,} MACs at {given.image_size} px (convention {convention}: {CONVENTIONS[convention][0]})"
+        )
+        print(f"{result.parameters:,} parameters, {counted}")
+
+
+def _table1(arguments: list[str]) -> None:
+    from tqdm import tqdm
+
+    from .complexity import CONVENTIONS
+    from .zoo import TABLE_1, audit
+
+    @dataclass(frozen=True)
+    class Table1:
+        """Count every row of the paper's Table I with 10, 100 and 1000 classes, under three conventions."""
+
+        json: bool = False
+        """Print JSON."""
+
+    given = _parse(Table1, "table1", arguments)
+    rows = list(tqdm(audit(), total=len(TABLE_1), desc="counting", leave=False, disable=None))
+    if given.json:
+        sources = ("parameters_from", "macs_from")
+        print(json.dumps([dataclasses.asdict(row) | {s: getattr(row, s) for s in sources} for row in rows]))
+        return
+    print(f"{'':<16}{'classes':>8}{'parameters':>14}" + "".join(f"{k + ' (10⁹)':>10}" for k in CONVENTIONS))
+    for row in rows:
+        for name, count in zip((row.name, "", ""), row.counts, strict=True):
+            macs = "".join(f"{m / 1e9:>10.3f}" for m in count.macs.values())
+            print(f"{name:<16}{count.num_classes:>8}{count.parameters:>14,}{macs}")
+        classes = ", ".join(map(str, row.parameters_from))
+        conventions = ", ".join(row.macs_from)
+        parameters = f"{classes} classes" if classes else "no size of the classifier"
+        macs = f"convention {conventions}" if conventions else "no convention"
+        print(f"  printed {row.printed_parameters} M: {parameters}; printed {row.printed_macs} G: {macs}\n")
+    print("\n".join(f"{name}: {what}" for name, (what, _) in CONVENTIONS.items()))
 
 
 if __name__ == "__main__":

@@ -31,19 +31,21 @@ class Attention(nn.Module):
 
     Args:
         dim: Width D of a token.
-        num_heads: Number of heads; each works on ``d_k = dim / num_heads`` numbers of a token.
+        num_heads: Number of heads.
+        head_dim: Width d_k of a head; by default ``dim / num_heads``.
 
     Raises:
-        ValueError: If ``num_heads`` does not divide ``dim``.
+        ValueError: If ``num_heads`` does not divide ``dim`` and no ``head_dim`` is given.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, head_dim: int | None = None) -> None:
         super().__init__()
-        if dim % num_heads:
+        if head_dim is None and dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by {num_heads} heads: choose a multiple of {num_heads}")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        width = num_heads * (head_dim or dim // num_heads)
+        self.qkv = nn.Linear(dim, 3 * width)
+        self.proj = nn.Linear(width, dim)
 
     def _split(self, x: Tensor) -> Tensor:
         return rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)

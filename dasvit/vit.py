@@ -13,11 +13,15 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .layers import Attention, Mlp, PatchEmbed, layer_norm
 
 Init = Literal["xavier", "trunc_normal"]
 """How matrices start."""
+
+Pool = Literal["token", "mean"]
+"""What is classified: the class token, or the mean of the patch tokens."""
 
 
 class EncoderLayer(nn.Module):
@@ -27,12 +31,19 @@ class EncoderLayer(nn.Module):
         dim: Width D of a token.
         num_heads: Attention heads.
         mlp_ratio: Hidden width of the MLP as a multiple of ``dim``.
+        attention: Called as ``attention(dim, num_heads)``; returns the attention, a module on tokens.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        attention: Callable[[int, int], nn.Module] = Attention,
+    ) -> None:
         super().__init__()
         self.norm1 = layer_norm(dim)
-        self.attn = Attention(dim, num_heads)
+        self.attn = attention(dim, num_heads)
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, mlp_ratio)
 
@@ -55,6 +66,11 @@ class VisionTransformer(nn.Module):
         dim: Width D of a token.
         make_selection: Called once; returns the module applied to the embedded tokens (chapter 4).
         init: How matrices start: ``"xavier"`` (uniform) or ``"trunc_normal"`` (deviation 0.02).
+        pool: What is classified: the class ``"token"``, or the ``"mean"`` of the patch tokens.
+
+    Attributes:
+        recompute: Whether a layer keeps only its inputs and is computed again in the backward pass (less memory, more
+            time, the same gradients).
 
     Raises:
         ValueError: If ``patch_size`` does not divide ``image_size``, or a size is below one.
@@ -72,6 +88,7 @@ class VisionTransformer(nn.Module):
         dim: int = 768,
         make_selection: Callable[[], nn.Module] = nn.Identity,
         init: Init = "xavier",
+        pool: Pool = "token",
     ) -> None:
         super().__init__()
         sizes = {"depth": depth, "image_size": image_size, "patch_size": patch_size, "dim": dim}
@@ -81,6 +98,7 @@ class VisionTransformer(nn.Module):
         if image_size % patch_size:
             raise ValueError(f"patch_size {patch_size} does not divide image_size {image_size}")
         self.image_size, self.in_channels, self.num_classes = image_size, in_channels, num_classes
+        self.pool, self.recompute = pool, False
         num_patches = (image_size // patch_size) ** 2
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -109,13 +127,21 @@ class VisionTransformer(nn.Module):
         """Return the tokens after the last layer and the final LayerNorm; ``layer_args`` reach every layer."""
         x_prev = x = self.token_selection(self.embed(images))
         for layer in self.layers:
-            x_prev, x = x, layer(x_prev, x, *layer_args)
+            if self.recompute and torch.is_grad_enabled():
+                y = checkpoint(layer, x_prev, x, *layer_args, use_reentrant=False)
+            else:
+                y = layer(x_prev, x, *layer_args)
+            x_prev, x = x, y
         return self.norm(x)
+
+    def pooled(self, features: Float[Tensor, "b m d"]) -> Float[Tensor, "b d"]:
+        """Return what the classifier reads of the tokens: the first, or the mean of all others."""
+        return features[:, 0] if self.pool == "token" else features[:, 1:].mean(dim=1)
 
     def forward(
         self, images: Float[Tensor, "b c h w"], *layer_args: Any, intermediates: bool = False
     ) -> Float[Tensor, "b classes"] | tuple[Float[Tensor, "b classes"], dict[str, Tensor]]:
-        """Classify images by the class token.
+        """Classify images.
 
         Args:
             images: ``[b, in_channels, image_size, image_size]``, normalised.
@@ -127,9 +153,9 @@ class VisionTransformer(nn.Module):
             The logits ``[b, num_classes]``, with ``intermediates`` a pair of logits and dictionary.
         """
         if not intermediates:
-            return self.head(self.forward_features(images, *layer_args)[:, 0])
+            return self.head(self.pooled(self.forward_features(images, *layer_args)))
         with recorded(self) as record:
-            logits = self.head(self.forward_features(images, *layer_args)[:, 0])
+            logits = self.head(self.pooled(self.forward_features(images, *layer_args)))
         return logits, record
 
 
