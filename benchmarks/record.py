@@ -10,7 +10,6 @@ same command goes on where it stopped. Results go to book/results/, run director
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from measure import source
 from tyro.conf import Positional
 
 from dasvit.complexity import complexity
@@ -25,7 +25,6 @@ from dasvit.data import Data, DataSettings, load_data
 from dasvit.peers import peers
 from dasvit.presets import RETRAIN, SEARCH
 from dasvit.retrain import RetrainSettings, make_network, retrain
-from dasvit.runs import provenance
 from dasvit.search import SearchSettings, search
 
 NOTES = {
@@ -106,9 +105,9 @@ def main() -> None:
     torch.set_num_threads(record.threads)
     preset = {"digits": "tiny", "cifar10": "small"}[record.name]
     record.runs.mkdir(parents=True, exist_ok=True)
-    source = provenance() | {"command": shlex.join(["python", "benchmarks/record.py", *sys.argv[1:]])}
+    told = source()
     content = run(record, record.runs / f"{record.name}_{preset}")
-    content["provenance"] = source | content["provenance"]
+    content["provenance"] = told | content["provenance"]
     record.out.mkdir(parents=True, exist_ok=True)
     path = record.out / f"{record.name}_{preset}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,62 @@
+"""What every benchmark shares: timing side by side, exact bytes of live tensors, one JSON file with its provenance."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed._tools.mem_tracker import MemTracker
+from tqdm import tqdm
+
+from dasvit.runs import provenance
+
+
+def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return the median seconds of each function; one call of each a round, after one to warm up.
+
+    Whatever else the machine does then falls on all of them alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_live_bytes(step: Callable[[], object], *held: nn.Module | torch.optim.Optimizer) -> int:
+    """Return the most bytes of tensors alive during ``step``, those of ``held`` (weights, optimiser state) included.
+
+    Every tensor is counted from its creation to its release, on any device: exact, and the same on every machine; what
+    an allocator adds on top is not in it.
+    """
+    tracker = MemTracker()
+    tracker.track_external(*held)
+    with tracker:
+        step()
+    return max(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
+
+
+def source() -> dict[str, Any]:
+    """Return where a result comes from, with the command as it is to be typed."""
+    return provenance() | {"command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])}
+
+
+def write(path: Path, result: Mapping[str, Any], start: float) -> None:
+    """Write a result with where it comes from and how long it took since ``start`` (``time.perf_counter()``)."""
+    told = {"provenance": source() | {"wall_seconds": time.perf_counter() - start}, **result}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, indent=1) + "\n")
+    print(path)
