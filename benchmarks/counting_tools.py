@@ -83,7 +83,7 @@ def _fvcore(model: nn.Module, image: torch.Tensor) -> float:
 
 
 def _torch(model: nn.Module, image: torch.Tensor) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter:
         model(image)
     return counter.get_total_flops() // 2
 

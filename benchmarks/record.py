@@ -10,7 +10,6 @@ same command goes on where it stopped. Results go to book/results/, run director
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal

@@ -11,18 +11,24 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from wrapt import when_imported
+
 if TYPE_CHECKING:  # the table below, for type checkers
+    from .autoformer import build_autoformer
     from .complexity import Complexity, complexity
     from .data import Data, DataSettings, load_data
     from .encoder import build, genotypes
+    from .export import export
     from .fairness import FairnessSettings, fairness_term
     from .images import Augmentation, ImageSet
     from .relaxation import Supernet, derive, prune
     from .retrain import RetrainResult, RetrainSettings, evaluate, retrain
     from .search import SearchResult, SearchSettings, search
     from .space import Genotype, Operation, SearchSpace
+    from .timm_model import DASViT
     from .tokens import TokenSelection
     from .vit import VisionTransformer
+    from .zoo import audit
 
 _HOME = {
     "space": ["Genotype", "Operation", "SearchSpace"],
@@ -36,6 +42,10 @@ _HOME = {
     "search": ["SearchResult", "SearchSettings", "search"],
     "retrain": ["RetrainResult", "RetrainSettings", "evaluate", "retrain"],
     "complexity": ["Complexity", "complexity"],
+    "autoformer": ["build_autoformer"],
+    "zoo": ["audit"],
+    "timm_model": ["DASViT"],
+    "export": ["export"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -44,13 +54,19 @@ __version__ = version("dasvit")
 
 
 class _Package(ModuleType):
-    """``dasvit.search``, ``retrain`` and ``complexity`` are the functions, also once their modules are imported."""
+    """``dasvit.search``, ``retrain``, ``complexity``, ``export`` are the functions, also once their modules are loaded."""
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, getattr(value, name) if name in _MODULE and isinstance(value, ModuleType) else value)
 
 
 sys.modules[__name__].__class__ = _Package
+
+
+@when_imported("timm")
+def _register(_timm: ModuleType) -> None:
+    """Make our model one of timm's as soon as timm is there, without loading it for those who do not use it."""
+    import_module(".timm_model", __name__)
 
 
 def __getattr__(name: str) -> object:

@@ -54,6 +54,7 @@ def _dispatch(arguments: list[str]) -> None:
         "search": (_search, "search an encoder"),
         "retrain": (_retrain, "train a derived network from scratch"),
         "evaluate": (_evaluate, "accuracy of a retrained network on the test images"),
+        "export": (_export, "hand a retrained network to timm, the Hugging Face hub or ONNX"),
         "draw": (_draw, "draw an encoder"),
         "complexity": (_complexity, "parameters and multiply-accumulates"),
         "table1": (_table1, "the paper's Table I, printed against counted"),
@@ -200,6 +201,27 @@ def _evaluate(arguments: list[str]) -> None:
         print(json.dumps({**accuracy, "images": len(data.test)}))
     else:
         _print_accuracy(accuracy, len(data.test))
+
+
+def _export(arguments: list[str]) -> None:
+    from .export import Format as Format_
+    from .export import export
+
+    @dataclass(frozen=True)
+    class Export:
+        """Write a retrained network for use elsewhere."""
+
+        run: Positional[Path]
+        """A run directory of dasvit retrain."""
+        format: Format_
+        """safetensors: a folder for DASViT.from_pretrained; timm: a folder for timm.create_model("local-dir:FOLDER",
+        pretrained=True); onnx: a file, batch size free, images normalised as its metadata say."""
+        out: Path
+        """The folder or file; must not exist."""
+
+    given = _parse(Export, "export", arguments)
+    export(given.run, given.out, given.format)
+    print(given.out)
 
 
 def _draw(arguments: list[str]) -> None:

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -58,6 +58,7 @@ _FREE = [
     "mean",
     "mul",
     "mul_",
+    "numpy_T",
     "pow",
     "reciprocal",
     "relu",
@@ -102,7 +103,7 @@ class Complexity:
         _, counted = CONVENTIONS[self.convention]
         return {name: sum(kinds.get(kind, 0) for kind in counted) for name, kinds in self.products.items()}
 
-    def under(self, convention: Convention) -> Complexity:
+    def under(self, convention: str) -> Complexity:
         """Return the same network counted by another convention.
 
         Raises:
@@ -110,7 +111,7 @@ class Complexity:
         """
         if convention not in CONVENTIONS:
             raise ValueError(f"unknown convention {convention!r}; known: {', '.join(CONVENTIONS)}")
-        return replace(self, convention=convention)
+        return replace(self, convention=cast(Convention, convention))
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -135,7 +136,7 @@ def _einsum_macs(inputs: list[Any], _outputs: list[Any]) -> int:
 
 def _is_weight(value: Any) -> bool:
     """Tell whether a traced value is a parameter of the network, as it is or transposed."""
-    while (node := value.node()).kind() in ("aten::t", "aten::transpose", "aten::permute"):
+    while (node := value.node()).kind() in ("aten::t", "aten::numpy_T", "aten::transpose", "aten::permute"):
         value = next(node.inputs())
     return node.kind() == "prim::Param"
 
@@ -168,9 +169,7 @@ _PRODUCTS = {
 }
 
 
-def complexity(
-    model: nn.Module, image_size: int, in_channels: int | None = None, convention: Convention = "A"
-) -> Complexity:
+def complexity(model: nn.Module, image_size: int, in_channels: int | None = None, convention: str = "A") -> Complexity:
     """Count parameters and multiply-accumulates for one image.
 
     Args:
@@ -180,14 +179,15 @@ def complexity(
         convention: What is counted, a key of :data:`CONVENTIONS`.
 
     Raises:
-        ValueError: If the model has an operator whose cost is not known; the message names it.
+        ValueError: If the model has an operator whose cost is not known (the message names it), or there is no such
+            convention.
     """
     channels = in_channels or int(getattr(model, "in_channels", 3))
     parameters = {name: sum(p.numel() for p in m.parameters()) for name, m in model.named_modules()}
     if any(p.is_meta for p in model.parameters()):
         model = _zeros_like(model)
-    parameter = next(model.parameters())
-    image = torch.zeros(1, channels, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+    like = next(model.parameters(), torch.zeros(0))
+    image = torch.zeros(1, channels, image_size, image_size, dtype=like.dtype, device=like.device)
     training = model.training
     analysis = FlopCountAnalysis(model.eval(), image)
     analysis.clear_op_handles().set_op_handle(**_PRODUCTS, **{f"aten::{name}": None for name in _FREE})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,15 @@ def resolve(name: str) -> Genotype | str:
         raise ValueError(f"{name}: {error}") from None
 
 
+def layer_maker(architecture: Genotype | str, dim: int) -> Callable[[], nn.Module]:
+    """Return what makes one encoder layer of an architecture, see :func:`build`."""
+    if isinstance(architecture, str):
+        architecture = resolve(architecture)
+    if isinstance(architecture, Genotype):
+        return partial(make_cell, architecture, dim)
+    return partial(EncoderLayer, dim, num_heads=12)
+
+
 def build(architecture: Genotype | str, *, depth: int = 12, dim: int = 768, **settings: Any) -> VisionTransformer:
     """Build a network to be trained: the baseline or a derived one.
 
@@ -145,8 +155,4 @@ def build(architecture: Genotype | str, *, depth: int = 12, dim: int = 768, **se
     Raises:
         ValueError: If the name is unknown, or the sizes do not fit together.
     """
-    if isinstance(architecture, str):
-        architecture = resolve(architecture)
-    if not isinstance(architecture, Genotype):
-        return VisionTransformer(lambda: EncoderLayer(dim, num_heads=12), depth=depth, dim=dim, **settings)
-    return VisionTransformer(lambda: make_cell(architecture, dim), depth=depth, dim=dim, **settings)
+    return VisionTransformer(layer_maker(architecture, dim), depth=depth, dim=dim, **settings)

@@ -98,7 +98,8 @@ class VisionTransformer(nn.Module):
         if image_size % patch_size:
             raise ValueError(f"patch_size {patch_size} does not divide image_size {image_size}")
         self.image_size, self.in_channels, self.num_classes = image_size, in_channels, num_classes
-        self.pool, self.recompute = pool, False
+        self.patch_size, self.recompute = patch_size, False
+        self.pool: Pool = pool
         num_patches = (image_size // patch_size) ** 2
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -106,7 +107,7 @@ class VisionTransformer(nn.Module):
         self.token_selection = make_selection()
         self.layers = nn.ModuleList(make_layer() for _ in range(depth))
         self.norm = layer_norm(dim)
-        self.head = nn.Linear(dim, num_classes)
+        self.head: nn.Module = nn.Linear(dim, num_classes)
         init_weights(self, init)
 
     def embed(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
@@ -121,7 +122,7 @@ class VisionTransformer(nn.Module):
                 f"images are {tuple(images.shape[1:])}, the model takes {expected} (channels, height, width)"
             )
         patches = self.patch_embed(images)
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
 
     def forward_features(self, images: Float[Tensor, "b c h w"], *layer_args: Any) -> Float[Tensor, "b m d"]:
         """Return the tokens after the last layer and the final LayerNorm; ``layer_args`` reach every layer."""

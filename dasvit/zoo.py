@@ -113,17 +113,17 @@ class Audit:
         return {convention: classes for convention, classes in fits.items() if classes}
 
 
-def audit(names: Iterable[str] = tuple(TABLE_1), head_sizes: Iterable[int] = HEAD_SIZES) -> Iterator[Audit]:
+def audit(names: Iterable[str] | None = None, head_sizes: Iterable[int] = HEAD_SIZES) -> Iterator[Audit]:
     """Count rows of Table I, one after the other.
 
     Args:
-        names: The rows.
+        names: The rows; all by default.
         head_sizes: Numbers of classes.
 
     Raises:
         ValueError: If there is no such row.
     """
-    for name in names:
+    for name in TABLE_1 if names is None else names:
         if name not in TABLE_1:
             raise ValueError(f"{name!r} is no row of Table I; its rows are {', '.join(TABLE_1)}")
         row = TABLE_1[name]

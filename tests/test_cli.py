@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dasvit import Genotype, cli, presets
+from dasvit import Genotype, cli, presets, zoo
 from dasvit.search import SearchStage
 
 QUICK_SEARCH = ["--data", "digits", "--dim", "24", "--train-images", "200", "--stages", "1", "8", "1", "1", "3", "1"]
@@ -150,7 +150,26 @@ def test_complexity(run):
     assert found["macs"] == found["macs_by_module"][""] > 0
 
 
-@pytest.mark.parametrize("command", ["search", "retrain", "evaluate", "draw", "complexity"])
+def test_table1(run, monkeypatch):
+    monkeypatch.setattr(zoo, "TABLE_1", {name: zoo.TABLE_1[name] for name in ("ResNet-50", "DASViT")})
+    code, out, _ = run("table1")
+    assert code == 0
+    assert "DASViT                10    50,449,162    10.591     9.876     5.014" in out
+    assert "printed 50.4 M: 10 classes; printed 9.9 G: convention B" in out
+    code, out, _ = run("table1", "--json")
+    resnet, dasvit_ = json.loads(out)
+    assert (code, resnet["name"], dasvit_["name"]) == (0, "ResNet-50", "DASViT")
+    assert dasvit_["counts"][0]["macs"]["A"] == 10_591_348_224
+    assert dasvit_["macs_from"] == {"B": [10, 100, 1000]}
+
+
+def test_export(run, retrained, tmp_path):
+    code, out, _ = run("export", retrained, "--format", "timm", "--out", tmp_path / "net")
+    assert (code, out) == (0, f"{tmp_path / 'net'}\n")
+    assert (tmp_path / "net" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["search", "retrain", "evaluate", "export", "draw", "complexity", "table1"])
 def test_help(run, command):
     code, out, err = run(command, "--help")
     assert (code, err) == (0, "")
@@ -228,13 +247,19 @@ BAD_INPUT = [
     (["draw", "UNKNOWN_OP", "-o", "OUT.svg"], "unknown operation 'conv:3'"),
     (["complexity", "vit_b16", "--patch-size", "15"], "patch_size 15 does not divide image_size 224"),
     (["complexity", "lenet"], "'lenet' is no readable file"),
+    (["complexity", "vit_b16", "--convention", "D"], "--convention"),
+    (["table1", "--rows"], "--rows"),
+    (["export", "SEARCHED", "--format", "timm", "--out", "OUT"], "holds a search run, a retrain run is needed"),
+    (["export", "RETRAINED", "--format", "tflite", "--out", "OUT"], "--format"),
+    (["export", "RETRAINED", "--format", "onnx", "--out", "SEARCHED"], "exists already: choose another --out"),
+    (["export", "RETRAINED", "--format", "timm", "--out", "TMP/none/net"], "cannot write TMP/none/net"),
 ]
 
 
 @pytest.mark.parametrize(("args", "words"), BAD_INPUT, ids=[" ".join(a)[-60:] for a, _ in BAD_INPUT])
-def test_bad_input_is_one_clear_line(args, words, run, tmp_path, searched, monkeypatch):
+def test_bad_input_is_one_clear_line(args, words, run, tmp_path, searched, retrained, monkeypatch):
     monkeypatch.delenv("DASVIT_DATA", raising=False)
-    places = {"OUT": tmp_path / "out", "SEARCHED": searched, "USED": searched, "TMP": tmp_path}
+    places = {"OUT": tmp_path / "out", "SEARCHED": searched, "RETRAINED": retrained, "USED": searched, "TMP": tmp_path}
     if "BROKEN" in " ".join(args):
         places["BROKEN"] = images(tmp_path / "images", broken=True)
     for name, operation in [("UNKNOWN_OP", "conv:3"), ("FIVE_HEADS", "msa:5")]:

@@ -1,0 +1,97 @@
+"""A trained network handed on: to timm, to the Hugging Face hub's layout, to ONNX (chapter 8)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.models import save_for_hf
+
+from .retrain import load_trained
+from .timm_model import NAME, DASViT
+
+Format = Literal["safetensors", "onnx", "timm"]
+"""``safetensors``: a folder for ``DASViT.from_pretrained``; ``timm``: a folder for
+``timm.create_model("local-dir:…", pretrained=True)``; ``onnx``: one file."""
+
+
+def trained_model(run_dir: str | Path) -> tuple[DASViT, dict[str, Any]]:
+    """Return the network of a retraining in evaluation mode, and how its images are to be prepared.
+
+    Returns:
+        The model, and a dictionary: ``mean`` and ``std`` of each channel (of values in [0, 1]), ``label_names``.
+
+    Raises:
+        ValueError: If the directory holds no such run.
+    """
+    network, settings, data = load_trained(run_dir)
+    model: Any = timm.create_model(
+        NAME,
+        genotype=settings.genotype,
+        img_size=settings.image_size,
+        patch_size=settings.patch_size,
+        in_chans=network.in_channels,
+        num_classes=network.num_classes,
+        embed_dim=settings.dim,
+        depth=settings.depth,
+    )
+    model.load_state_dict(network.state_dict())
+    images = data.train
+    return model.eval(), {"mean": images.mean, "std": images.std, "label_names": images.classes}
+
+
+def export(run_dir: str | Path, out: str | Path, form: Format) -> None:
+    """Write the network of a retraining for use elsewhere; whole or not at all.
+
+    Args:
+        run_dir: The run directory of the retraining.
+        out: A file for ``onnx``, else a folder; must not exist.
+        form: What to write.
+
+    Raises:
+        ValueError: If the directory holds no such run, ``out`` exists, or a package is missing.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"{out} exists already: choose another --out")
+    if not out.parent.is_dir():
+        raise ValueError(f"cannot write {out}: folder {out.parent} does not exist")
+    model, images = trained_model(run_dir)
+    try:
+        with TemporaryDirectory(dir=out.parent) as folder:
+            part = Path(folder) / out.name
+            {"safetensors": _safetensors, "timm": _timm, "onnx": _onnx}[form](model, images, part)
+            part.replace(out)
+    except OSError as error:
+        raise ValueError(f"cannot write {out}: {error.strerror}") from None
+
+
+def _safetensors(model: DASViT, images: dict[str, Any], out: Path) -> None:
+    model.save_pretrained(out, config=images)
+
+
+def _timm(model: DASViT, images: dict[str, Any], out: Path) -> None:
+    size = model.image_size
+    preparation = {"input_size": (model.in_channels, size, size), "crop_pct": 1.0, "interpolation": "bilinear"}
+    preparation |= {k: images[k] for k in ("mean", "std")}
+    labels = {"label_names": images["label_names"]}
+    save_for_hf(model, str(out), labels, model.arguments, safe_serialization=True, data_config=preparation)
+
+
+def _onnx(model: DASViT, images: dict[str, Any], out: Path) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise ValueError(f"{error.name} is missing: pip install onnx onnxscript") from None
+    example = torch.zeros(2, model.in_channels, model.image_size, model.image_size)
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=batch, verbose=False)
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {k: json.dumps(v) for k, v in (images | model.arguments).items()})
+    onnx.save(proto, str(out))
