@@ -54,7 +54,7 @@ __version__ = version("dasvit")
 
 
 class _Package(ModuleType):
-    """``dasvit.search``, ``retrain``, ``complexity``, ``export`` are the functions, also once their modules are loaded."""
+    """``dasvit.search`` and its like are the functions, also once the modules of their names are loaded."""
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, getattr(value, name) if name in _MODULE and isinstance(value, ModuleType) else value)
