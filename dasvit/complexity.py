@@ -18,11 +18,9 @@ with warnings.catch_warnings():  # fvcore calls what torch has begun to deprecat
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import (
         addmm_flop_jit,
-        bmm_flop_jit,
         conv_flop_jit,
         get_shape,
         linear_flop_jit,
-        matmul_flop_jit,
     )
 
 Kind = Literal["convolution", "linear", "attention projection", "attention", "relative position"]
@@ -51,6 +49,7 @@ _FREE = [
     "clamp_min",
     "div",
     "dropout_",
+    "expand_as",
     "gelu",
     "im2col",
     "layer_norm",
@@ -125,6 +124,11 @@ def _attention_macs(inputs: list[Any], _outputs: list[Any]) -> int:
     return math.prod(batch) * queries * keys * (width + value_width)
 
 
+def _matmul_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Count one product of matrices: the numbers it yields, each a sum over the width of the first factor."""
+    return math.prod(get_shape(outputs[0])) * get_shape(inputs[0])[-1]
+
+
 def _einsum_macs(inputs: list[Any], _outputs: list[Any]) -> int:
     """Count one sum of products of two factors: the sizes of all its indices, multiplied."""
     names = inputs[0].toIValue().partition("->")[0].replace(" ", "").split(",")
@@ -160,11 +164,11 @@ def _factors(inputs: list[Any]) -> Iterator[Any]:
 _PRODUCTS = {
     "aten::_convolution": _counted(conv_flop_jit, "convolution"),
     "aten::addmm": _counted(addmm_flop_jit, "linear"),
-    "aten::bmm": _counted(bmm_flop_jit),
+    "aten::bmm": _counted(_matmul_macs),
     "aten::einsum": _counted(_einsum_macs),
     "aten::linear": _counted(linear_flop_jit, "linear"),
-    "aten::matmul": _counted(matmul_flop_jit),
-    "aten::mm": _counted(matmul_flop_jit),
+    "aten::matmul": _counted(_matmul_macs),
+    "aten::mm": _counted(_matmul_macs),
     "aten::scaled_dot_product_attention": _counted(_attention_macs, "attention"),
 }
 

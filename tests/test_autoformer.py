@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from dasvit.autoformer import MAX_DISTANCE, RelativeAttention, build_autoformer, relative_index
+from dasvit.autoformer import MAX_DISTANCE, RelativeAttention, RelativePosition, build_autoformer, relative_index
 
 # published picks of TF-TAS: width, heads and MLP ratios layer by layer, parameters in millions with 1000 classes
 PICKS = {
@@ -22,16 +22,31 @@ def test_published_networks_have_their_size(name):
 
 
 def test_relative_index():
-    rows, columns = relative_index(16)
-    assert (rows[0] == 0).all()
-    assert (rows[:, 0] == 0).all()
-    here, there = 1 + 16 * 2 + 3, 1 + 16 * 4 + 9  # two rows down, six columns to the right
+    index = relative_index(16)
     middle = MAX_DISTANCE + 1
-    assert (rows[here, there], columns[here, there]) == (middle + 2, middle + 6)
-    assert (rows[there, here], columns[there, here]) == (middle - 2, middle - 6)
-    assert (rows[here, here], columns[here, here]) == (middle, middle)
-    assert rows.max() == 2 * MAX_DISTANCE + 1  # 15 rows apart is as far as 14
-    assert rows[1, 1 + 16 * 15] == rows[1, 1 + 16 * 14]
+    assert index[3, 3] == middle
+    assert index[2, 4] == middle + 2
+    assert index[4, 2] == middle - 2
+    assert index[0, 15] == index[0, 14] == 2 * MAX_DISTANCE + 1  # 15 apart is as far as 14
+    assert index.min() == 1
+
+
+@pytest.mark.parametrize("grid", [1, 3, 17])
+def test_by_rows_and_columns_is_the_same_as_gathered(grid):
+    short = RelativePosition(grid, 8).double()
+    torch.nn.init.normal_(short.tables)
+    gathered = RelativePosition(grid, 8, gathered=True).double()
+    gathered.load_state_dict(short.state_dict())
+    n = 1 + grid * grid
+    q, attention = torch.randn(2, 3, n, 8).double(), torch.randn(2, 3, n, n).double().softmax(-1)
+    torch.testing.assert_close(short(q, "keys"), gathered(q, "keys"), atol=1e-12, rtol=0)
+    torch.testing.assert_close(short(attention, "values"), gathered(attention, "values"), atol=1e-12, rtol=0)
+    vectors = gathered.vectors()
+    assert (vectors[0] == vectors[0, 0]).all()
+    assert (vectors[:, 0] == vectors[0, 0]).all()
+    if grid == 3:  # patch (0, 1) sees patch (2, 0) two rows below, one column to the left
+        rows, columns = short.tables
+        torch.testing.assert_close(vectors[1 + 1, 1 + 6], rows[MAX_DISTANCE + 3] + columns[MAX_DISTANCE])
 
 
 def test_relative_attention_is_its_formula():

@@ -46,7 +46,7 @@ def test_closed_form_of_every_operation_of_the_space():
 
 def test_closed_form_of_relative_position():
     heads, head_dim = 3, 8
-    counted = count(RelativeAttention(D, heads, grid=4, head_dim=head_dim))
+    counted = count(RelativeAttention(D, heads, grid=4, head_dim=head_dim, gathered=True))
     pairs = N * N * head_dim * heads
     kinds = {
         "attention projection": 4 * N * D * heads * head_dim,
