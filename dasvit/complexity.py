@@ -58,6 +58,7 @@ _FREE = [
     "mul",
     "mul_",
     "numpy_T",
+    "pad",
     "pow",
     "reciprocal",
     "relu",

@@ -90,7 +90,7 @@ class TrainingDivergedError(RuntimeError):
     """The loss is not finite any more."""
 
 
-class _Signals:
+class Signals:
     """Note SIGINT and SIGTERM instead of dying; a second one acts as usual."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class _Signals:
         while self._before:
             signal.signal(*self._before.popitem())
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._before[signum] = signal.signal(signum, self._note)
@@ -147,7 +147,7 @@ def run_epochs(
     rows = []
     done = epoch * job.steps + step
     bar = tqdm(total=job.epochs * job.steps, initial=done, desc=job.title, disable=None if progress else True)
-    with bar, _Signals() as signals:
+    with bar, Signals() as signals:
         while epoch < job.epochs:
             began = time.perf_counter()
             for metrics in job.train(epoch, step):

@@ -104,16 +104,19 @@ class Retraining:
         settings: Of the retraining.
         data: Training and test set.
         fabric: Device and precision.
+        network: What to train; by default what the settings describe.
     """
 
     title = "retraining"
 
-    def __init__(self, settings: RetrainSettings, data: Data, fabric: Fabric) -> None:
+    def __init__(
+        self, settings: RetrainSettings, data: Data, fabric: Fabric, network: VisionTransformer | None = None
+    ) -> None:
         self.settings, self.fabric = settings, fabric
         self.images, self.test = (part.to(fabric.device) for part in data)
         self.epochs, self.steps = settings.epochs, len(data.train) // settings.batch_size
         seed_everything(settings.seed, verbose=False)
-        self.network = make_network(settings, data.train)
+        self.network = make_network(settings, data.train) if network is None else network
         optimizer = AdamW(self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, settings.warmup_epochs * self.steps)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)

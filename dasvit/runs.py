@@ -7,7 +7,7 @@ import platform
 import random
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,15 @@ class Run:
             file.write(json.dumps(row) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the objects logged so far."""
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        """Return the objects logged so far; a line that a kill left half-written is none."""
+        if not self.metrics.exists():
+            return []
+        *lines, _torn = self.metrics.read_text().split("\n")
+        return [json.loads(line) for line in lines]
+
+    def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the log by ``rows``."""
+        self.write("metrics.jsonl", "\n".join(map(json.dumps, rows))) if rows else self.metrics.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint: ``state``, all random states, and how much has been logged."""
@@ -110,7 +117,7 @@ class Run:
         known = self._checkpoints()
         state = load_state(known[-1]) if known else None
         rows = self.history()[: state["rows"] if state else 0]
-        self.write("metrics.jsonl", "\n".join(map(json.dumps, rows))) if rows else self.metrics.unlink(missing_ok=True)
+        self.rewrite(rows)
         return state
 
     def peek(self) -> dict[str, Any]:

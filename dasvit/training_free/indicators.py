@@ -1,0 +1,216 @@
+"""Indicators that rank untrained networks: each one function of a model and a probe (chapter 9)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..complexity import complexity
+from .dss import Norms, absolute, channels_of, dss
+from .roles import record_linear
+
+Score = dict[str, float]
+"""What an indicator says: ``total``, by which it ranks (higher is better), and its parts."""
+
+
+@dataclass
+class Probe:
+    """What an indicator may look at beside the network.
+
+    Args:
+        image_size: Side of the images in pixels.
+        images: ``[b, c, h, w]``, normalised; by default 16 images of Gaussian noise drawn by ``seed``.
+        labels: ``[b]``; by default drawn by ``seed``. Only ``snip`` and ``grasp`` read them.
+        seed: Seed of what is drawn.
+        norms: Nuclear norms of weights that several models share, see :func:`~dasvit.training_free.dss.dss`.
+    """
+
+    image_size: int = 224
+    images: Tensor | None = None
+    labels: Tensor | None = None
+    seed: int = 0
+    norms: Norms | None = field(default=None, repr=False)
+
+    def batch(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Return images in the model's precision, and labels among its classes."""
+        like, generator = next(model.parameters()), torch.Generator().manual_seed(self.seed)
+        shape = (16, channels_of(model), self.image_size, self.image_size)
+        images = torch.randn(shape, generator=generator) if self.images is None else self.images
+        images = images.to(like)
+        if self.labels is not None:
+            return images, self.labels.to(like.device)
+        with torch.no_grad():
+            classes = model(images[:1]).shape[-1]
+        return images, torch.randint(classes, (len(images),), generator=generator).to(like.device)
+
+
+def params(model: nn.Module, probe: Probe) -> Score:
+    """Number of parameters: the baseline that an indicator has to beat."""
+    return {"total": float(sum(p.numel() for p in model.parameters()))}
+
+
+def macs(model: nn.Module, probe: Probe) -> Score:
+    """Multiply-accumulates of one image."""
+    return {"total": float(complexity(model, probe.image_size).macs)}
+
+
+def dss_paper(model: nn.Module, probe: Probe) -> Score:
+    """DSS by its formula, see :func:`~dasvit.training_free.dss.dss`."""
+    score = dss(model, probe.image_size, "paper", probe.norms)
+    return {"total": score.total, "msa": score.msa, "mlp": score.mlp}
+
+
+def dss_released(model: nn.Module, probe: Probe) -> Score:
+    """DSS as the published program computes it."""
+    score = dss(model, probe.image_size, "released", probe.norms)
+    return {"total": score.total, "msa": score.msa, "mlp": score.mlp}
+
+
+def synflow(model: nn.Module, probe: Probe) -> Score:
+    """Synaptic flow (Tanaka et al. 2020): ``Σ |θ · ∂S/∂θ|`` over the matrices of the network with absolute parameters.
+
+    S is the sum of the logits of an image of ones. LayerNorm makes terms negative, hence their absolute values;
+    products over many layers overflow float32, hence float64.
+    """
+    with absolute(model, everything=True), _differentiable(model, torch.float64) as matrices:
+        image = torch.ones(1, channels_of(model), probe.image_size, probe.image_size).to(matrices[0])
+        gradients = torch.autograd.grad(model(image).sum(), matrices, allow_unused=True)
+        return {"total": _sum_of_products(matrices, gradients)}
+
+
+def snip(model: nn.Module, probe: Probe) -> Score:
+    """Connection sensitivity (Lee et al. 2019): ``Σ |θ · ∂L/∂θ|`` over the matrices, L the cross-entropy of a batch."""
+    images, labels = probe.batch(model)
+    with _differentiable(model) as matrices:
+        gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), matrices, allow_unused=True)
+        return {"total": _sum_of_products(matrices, gradients)}
+
+
+def grasp(model: nn.Module, probe: Probe) -> Score:
+    """Gradient signal preservation (Wang et al. 2020): ``−Σ θ · H g`` over the matrices; Hessian H, gradient g."""
+    images, labels = probe.batch(model)
+    with _differentiable(model) as matrices, sdpa_kernel(SDPBackend.MATH):  # only this one can be derived twice
+        loss = F.cross_entropy(model(images), labels)
+        gradients = torch.autograd.grad(loss, matrices, create_graph=True, allow_unused=True)
+        used = [(w, g) for w, g in zip(matrices, gradients, strict=True) if g is not None]
+        product = torch.stack([(g * g.detach()).sum() for _, g in used]).sum()
+        hg = torch.autograd.grad(product, [w for w, _ in used])
+        return {"total": -sum((w.detach() * h).sum().item() for (w, _), h in zip(used, hg, strict=True))}
+
+
+def naswot(model: nn.Module, probe: Probe) -> Score:
+    """Overlap of activation patterns (Mellor et al. 2021): ``log |K|``, K counts the units on which two images agree.
+
+    A unit is a hidden unit of an MLP and a token; it is on where what enters its activation is positive.
+    """
+    patterns = _patterns(model, probe)
+    off = 1 - patterns
+    kernel = patterns @ patterns.T + off @ off.T
+    return {"total": float(torch.linalg.slogdet(kernel.double())[1])}
+
+
+def te(model: nn.Module, probe: Probe) -> Score:
+    """TE-NAS (Chen et al. 2021): many linear regions, well-conditioned neural tangent kernel: ``log R − log κ``.
+
+    R is the number of different activation patterns of 1,000 points of the plane through three random images; κ the
+    condition number of the kernel of a batch. TE-NAS adds the ranks of the two among candidates; one network alone has
+    no rank, so their logarithms are added here, and both are told.
+    """
+    images, _ = probe.batch(model)
+    with _differentiable(model) as matrices:
+        rows = []
+        for image in images:
+            gradients = torch.autograd.grad(model(image[None]).sum(), matrices, allow_unused=True)
+            rows.append(torch.cat([g.flatten() for g in gradients if g is not None]))
+    values = torch.linalg.eigvalsh((jacobian := torch.stack(rows)).double() @ jacobian.double().T)
+    condition = float(values[-1] / values[0].clamp_min(torch.finfo(torch.float64).tiny))
+    generator = torch.Generator().manual_seed(probe.seed)
+    points = torch.rand(1000, 2, generator=generator).to(images)
+    a, b, c = images[:3]
+    plane = (a + points[:, :1, None, None] * (b - a) + points[:, 1:, None, None] * (c - a)).split(50)
+    found = {row.tobytes() for part in plane for row in _patterns(model, Probe(probe.image_size, part)).bool().numpy()}
+    return {"total": math.log(len(found)) - math.log(condition), "regions": float(len(found)), "condition": condition}
+
+
+def _patterns(model: nn.Module, probe: Probe) -> Tensor:
+    """Return which hidden units of the MLPs are on, ``[b, units]``."""
+    images, _ = probe.batch(model)
+    with torch.no_grad(), _evaluated(model):
+        _, calls = record_linear(model, images)
+    hidden = [c.y for c in calls if c.role == "mlp"][::2]  # the first of each pair feeds the activation
+    if not hidden:
+        raise ValueError(f"{type(model).__name__} has no MLP: it has no activation patterns")
+    return torch.cat([(y > 0).float().flatten(1) for y in hidden], dim=1)
+
+
+def _sum_of_products(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> float:
+    """Return ``Σ |θ · g|``; a weight that the output does not depend on has no part in it."""
+    used = ((w.detach(), g) for w, g in zip(weights, gradients, strict=True) if g is not None)
+    return sum((w * g).abs().sum().item() for w, g in used)
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _differentiable(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[list[Tensor]]:
+    """Yield a model's matrices, for a while wanting gradients, in evaluation mode, in another precision if asked."""
+    kept = [(p, p.data, p.requires_grad) for p in model.parameters()]
+    try:
+        with _evaluated(model), torch.enable_grad():
+            for p, data, _ in kept:
+                p.data = data.to(dtype or data.dtype)
+                p.requires_grad_(True)
+            yield [p for p, _, _ in kept if p.ndim > 1]
+    finally:
+        for p, data, requires_grad in kept:
+            p.data = data
+            p.requires_grad_(requires_grad)
+
+
+INDICATORS: dict[str, Callable[[nn.Module, Probe], Score]] = {
+    "dss": dss_paper,
+    "dss-released": dss_released,
+    "synflow": synflow,
+    "snip": snip,
+    "grasp": grasp,
+    "naswot": naswot,
+    "te": te,
+    "params": params,
+    "macs": macs,
+}
+"""The indicators by name."""
+
+
+def score(model: nn.Module, indicator: str, probe: Probe | None = None) -> Score:
+    """Score an untrained network.
+
+    Args:
+        model: The network; left as it was.
+        indicator: A key of :data:`INDICATORS`.
+        probe: What the indicator may look at; by default noise of 224 pixels.
+
+    Raises:
+        ValueError: If the indicator is unknown, cannot be computed for this network, or is not finite.
+    """
+    if indicator not in INDICATORS:
+        raise ValueError(f"unknown indicator {indicator!r}; known: {', '.join(INDICATORS)}")
+    result = INDICATORS[indicator](model, probe or Probe())
+    if not math.isfinite(result["total"]):
+        raise ValueError(f"{indicator} of this {type(model).__name__} is {result['total']}: it cannot be ranked")
+    return result

@@ -1,0 +1,186 @@
+"""Search without training: draw networks, score them on many processors, keep what was found (chapter 9)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from ..loop import Interrupted, Signals
+from ..runs import Run
+from .dss import Norms
+from .indicators import INDICATORS, Probe, score
+from .space import SPACES, Shape
+
+
+@dataclass(frozen=True)
+class TFSearchSettings:
+    """Everything a search without training depends on."""
+
+    space: str = "autoformer-t"
+    """The space to draw from."""
+    samples: int = 1000
+    """Networks to score, no two alike."""
+    indicators: tuple[str, ...] = ("dss",)
+    """How to score; the first one ranks. Number of parameters is always noted."""
+    min_params: float = 0.0
+    """Smallest network in millions of parameters."""
+    max_params: float | None = None
+    """Largest network in millions of parameters; no limit by default."""
+    image_size: int = 224
+    """Side of the images in pixels."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    in_channels: int = 3
+    """Channels of the images."""
+    num_classes: int = 1000
+    """Number of classes."""
+    seed: int = 0
+    """Seed of the draw, of the weights and of the images."""
+
+    def __post_init__(self) -> None:
+        if self.space not in SPACES:
+            raise ValueError(f"unknown space {self.space!r}; known: {', '.join(SPACES)}")
+        for name in self.indicators:
+            if name not in INDICATORS:
+                raise ValueError(f"unknown indicator {name!r}; known: {', '.join(INDICATORS)}")
+        if not self.indicators:
+            raise ValueError(f"no indicator to rank by; known: {', '.join(INDICATORS)}")
+        if not 1 <= self.samples <= len(SPACES[self.space]):
+            raise ValueError(
+                f"samples {self.samples} is outside 1 … {len(SPACES[self.space]):,}, the size of the space"
+            )
+        if self.min_params < 0 or (self.max_params is not None and self.max_params <= self.min_params):
+            raise ValueError(f"min_params {self.min_params:g} and max_params {self.max_params:g} leave no network")
+        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
+        if min(self.in_channels, self.num_classes) < 1:
+            raise ValueError(f"in_channels {self.in_channels} and num_classes {self.num_classes} must be at least one")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed} is below zero")
+
+    def fits(self, parameters: int) -> bool:
+        """Tell whether a network of so many parameters lies in the window."""
+        return parameters / 1e6 >= self.min_params and (self.max_params is None or parameters / 1e6 <= self.max_params)
+
+    @property
+    def shape(self) -> Shape:
+        """What all networks have in common."""
+        return Shape(self.image_size, self.patch_size, self.in_channels, self.num_classes, self.seed)
+
+
+@dataclass(frozen=True)
+class TFSearchResult:
+    """What a search without training found.
+
+    Args:
+        rows: One for each network in the order drawn: ``number``, ``parameters``, ``scores``, or an ``error``.
+        best: The row with the highest score of the first indicator.
+    """
+
+    rows: list[dict[str, Any]]
+    best: dict[str, Any]
+
+
+def draw(settings: TFSearchSettings) -> list[int]:
+    """Return the numbers of distinct networks within the window of parameters, drawn by the seed.
+
+    Raises:
+        ValueError: If so many cannot be found.
+    """
+    space, shape, rng = SPACES[settings.space], settings.shape, random.Random(settings.seed)
+    drawn: dict[int, None] = {}
+    for _ in range(1000 + 100 * settings.samples):
+        number = space.sample(rng)
+        if number not in drawn and settings.fits(space.parameters(number, shape)):
+            drawn[number] = None
+        if len(drawn) == settings.samples:
+            return list(drawn)
+    raise ValueError(
+        f"only {len(drawn)} of {settings.samples} networks found between min_params {settings.min_params:g} and "
+        f"max_params {settings.max_params} million: widen them, or take fewer samples"
+    )
+
+
+def score_number(settings: TFSearchSettings, number: int) -> dict[str, Any]:
+    """Return the row of one network; it depends on nothing but the arguments. What fails is told, not raised."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small singular values on many threads are slower, and processes share the processors
+    space, shape = SPACES[settings.space], settings.shape
+    row: dict[str, Any] = {"number": number, "parameters": space.parameters(number, shape)}
+    try:
+        model = space.build(number, shape)
+        norms = _norms(settings.space, shape) if space.shared else None
+        probe = Probe(settings.image_size, seed=settings.seed, norms=norms)
+        row["scores"] = {name: score(model, name, probe) for name in settings.indicators}
+    except (ValueError, RuntimeError, MemoryError) as error:
+        row["error"] = f"{type(error).__name__}: {error}"
+    finally:
+        torch.set_num_threads(threads)
+    return row
+
+
+@cache
+def _norms(_space: str, _shape: Shape) -> Norms:
+    """Return this process's table of nuclear norms for the weights of one space."""
+    return {}
+
+
+def tf_search(
+    settings: TFSearchSettings,
+    run_dir: str | Path | None = None,
+    *,
+    jobs: int = 1,
+    resume: bool = False,
+    progress: bool = False,
+) -> TFSearchResult:
+    """Score random networks of a space and rank them.
+
+    Every row is written as soon as it is there. The work is spread by joblib, so that inside
+    ``joblib.parallel_config(backend="dask")`` or ``"ray"`` it runs on that cluster; results do not depend on how.
+
+    Args:
+        settings: Everything it depends on.
+        run_dir: Where settings and rows go; by default nothing is written.
+        jobs: Processes.
+        resume: Continue the run in ``run_dir``.
+        progress: Show progress on stderr.
+
+    Raises:
+        ValueError: If the settings do not fit together, the directory cannot be used, or no network could be scored.
+        Interrupted: On SIGINT or SIGTERM; every row so far is written.
+    """
+    numbers = draw(settings)
+    run = Run.open(run_dir, "tf-search", settings, resume=resume) if run_dir is not None else None
+    rows = run.history() if run is not None and resume else []
+    if run is not None and resume:
+        run.rewrite(rows)  # without what a kill left half-written
+    if [row["number"] for row in rows] != numbers[: len(rows)]:
+        raise ValueError(f"{run_dir} holds other networks than its settings draw: it is of another version")
+    left = numbers[len(rows) :]
+    bar = tqdm(total=len(numbers), initial=len(rows), desc="scoring", disable=None if progress else True)
+    with bar, Signals() as signals:
+        for row in _scored(settings, left, jobs):
+            rows.append(row)
+            if run is not None:
+                run.log(row)
+            bar.update()
+            if signals.received is not None:
+                raise Interrupted(signals.received)
+    scored = [row for row in rows if "scores" in row]
+    if not scored:
+        raise ValueError(f"none of the {len(rows)} networks could be scored; the first: {rows[0]['error']}")
+    return TFSearchResult(rows, max(scored, key=lambda row: row["scores"][settings.indicators[0]]["total"]))
+
+
+def _scored(settings: TFSearchSettings, numbers: list[int], jobs: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows in order."""
+    work = (delayed(score_number)(settings, number) for number in numbers)
+    return iter(Parallel(n_jobs=jobs, return_as="generator")(work))
