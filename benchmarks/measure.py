@@ -50,8 +50,11 @@ def peak_live_bytes(step: Callable[[], object], *held: nn.Module | torch.optim.O
 
 
 def source() -> dict[str, Any]:
-    """Return where a result comes from, with the command as it is to be typed."""
-    return provenance() | {"command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])}
+    """Return where a result comes from, with the command as it is to be typed; where its file goes is not part of it."""
+    words = list(sys.argv[1:])
+    if "--out" in words:
+        del words[words.index("--out") : words.index("--out") + 2]
+    return provenance() | {"command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])}
 
 
 def write(path: Path, result: Mapping[str, Any], start: float) -> None:

@@ -21,114 +21,115 @@ MAX_DISTANCE = 14
 """Offsets beyond this many patches share one vector."""
 
 
-def relative_index(grid: int, device: torch.device | str = "cpu") -> Int[Tensor, "g g"]:
-    """Return which vector belongs to the offset from one row (or column) of patches to another.
+def token_slots(grid: int, device: torch.device | str = "cpu") -> Int[Tensor, "n two"]:
+    """Return in which row and which column of patches each token stands; the class token comes first, in slot ``grid``.
 
     Args:
-        grid: Patches along one side.
+        grid: Patches along one side; ``n = 1 + grid²`` tokens.
         device: Where the result is.
+    """
+    place = torch.arange(grid, device=device)
+    patches = torch.stack([place.repeat_interleave(grid), place.repeat(grid)], dim=1)
+    return torch.cat([torch.full_like(patches[:1], grid), patches])
+
+
+def relative_index(slots: Int[Tensor, "n two"], grid: int) -> Int[Tensor, "n two slots"]:
+    """Return, for each token, axis and slot, which vector belongs to the offset from the token to the slot.
 
     Returns:
         Indices from 1 to ``2 · MAX_DISTANCE + 1`` for offsets ``-MAX_DISTANCE … MAX_DISTANCE``, further ones clamped; 0
-        is left for pairs with the class token.
+        wherever the class token is one of the two.
     """
-    place = torch.arange(grid, device=device)
-    return (place - place[:, None]).clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE + 1
+    to = torch.arange(grid + 1, device=slots.device)
+    index = (to - slots[..., None]).clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE + 1
+    return index.masked_fill((to == grid) | (slots[..., None] == grid), 0)
 
 
 class RelativePosition(nn.Module):
     """One learned vector ``r_ij`` for a pair of tokens: that of its vertical plus that of its horizontal offset.
 
     Args:
-        grid: Patches along one side of the image.
         dim: Width of a vector, that of a head.
-        gathered: Multiply with all ``r_ij``, a tensor ``[n, n, dim]``, as published; else by rows and columns, which is
-            the same with a fraction of the products: the vector of a pair is known from two numbers of ``grid`` each.
     """
 
     macs_kind = "relative position"  # what its products count as (chapter 8)
 
-    def __init__(self, grid: int, dim: int, gathered: bool = False) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.grid, self.gathered = grid, gathered
         self.tables = nn.Parameter(torch.zeros(2, 2 * MAX_DISTANCE + 2, dim))
         nn.init.trunc_normal_(self.tables, std=0.02)
 
-    def _axes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the vector of pairs with the class token, and those of pairs of rows and of columns ``[g, g, d]``."""
-        index = relative_index(self.grid, self.tables.device)
-        return self.tables[:, 0].sum(0), self.tables[0][index], self.tables[1][index]
+    def forward(self, x: Tensor, index: Tensor, use: Literal["keys", "values"], slots: Tensor | None = None) -> Tensor:
+        """Multiply queries or attention with ``r_ij = Σ_axis table[axis][index[i, axis, slot of j]]``.
 
-    def vectors(self) -> Float[Tensor, "n n d"]:
-        """Return ``r_ij`` for all pairs; the class token comes first."""
-        token, rows, columns = self._axes()
-        patches = rows[:, None, :, None] + columns[None, :, None, :]
-        patches = rearrange(patches, "r c s t d -> (r c) (s t) d")
-        framed = torch.cat([token.expand(len(patches), 1, -1), patches], dim=1)
-        return torch.cat([token.expand_as(framed[:1]), framed])
-
-    def forward(self, x: Float[Tensor, "b h n x"], onto: Literal["keys", "values"]) -> Float[Tensor, "b h n y"]:
-        """Return ``q_i · r_ij`` of queries (onto keys), or ``Σ_j a_ij r_ij`` of attention maps (onto values)."""
-        if self.gathered and onto == "keys":
-            return einsum(x, self.vectors(), "b h i d, i j d -> b h i j")
-        if self.gathered:
-            return einsum(x, self.vectors(), "b h i j, i j d -> b h i d")
-        return self._onto_keys(x) if onto == "keys" else self._onto_values(x)
-
-    def _onto_keys(self, q: Tensor) -> Tensor:
-        token, rows, columns = self._axes()
-        patches = rearrange(q[:, :, 1:], "b h (r c) d -> b h r c d", r=self.grid)
-        by_row = einsum(patches, rows, "b h r c d, r s d -> b h r c s")
-        by_column = einsum(patches, columns, "b h r c d, c s d -> b h r c s")
-        among = rearrange(by_row[..., None] + by_column[..., None, :], "b h r c s t -> b h (r c) (s t)")
-        with_token = q @ token[:, None]
-        return torch.cat([with_token, F.pad(among, (0, 0, 1, 0)) + _first(with_token)], dim=-1)
-
-    def _onto_values(self, attention: Tensor) -> Tensor:
-        token, rows, columns = self._axes()
-        among = attention[:, :, 1:, 1:].unflatten(-1, (self.grid, self.grid)).unflatten(2, (self.grid, self.grid))
-        by_row = einsum(among.sum(-1), rows, "b h r c s, r s d -> b h r c d")
-        by_column = einsum(among.sum(-2), columns, "b h r c s, c s d -> b h r c d")
-        patches = (by_row + by_column).flatten(2, 3) + attention[:, :, 1:, :1] * token
-        return torch.cat([token.expand_as(patches[:, :, :1]), patches], dim=2)  # a row of attention sums to one
-
-
-def _first(x: Tensor) -> Tensor:
-    """Return ``x`` with all but its first row zero."""
-    return F.pad(x[:, :, :1], (0, 0, 0, x.shape[2] - 1))
+        Args:
+            x: ``keys``: queries ``[b, h, n, d]``; ``values``: attention summed by slot ``[b, h, n, 2 slots]``.
+            index: See :func:`relative_index`.
+            use: ``keys`` returns the products of each query with the vectors of all slots ``[b, h, n, 2 slots]``;
+                ``values`` the sum of the vectors weighted by attention ``[b, h, n, d]``.
+            slots: Of the tokens; if given, ``r_ij`` is gathered for all pairs, and ``keys`` returns ``[b, h, n, n]``,
+                ``values`` takes attention maps ``[b, h, n, n]``.
+        """
+        if slots is not None:
+            row, column = index[:, 0, slots[:, 0]], index[:, 1, slots[:, 1]]
+            vectors = self.tables[0][row] + self.tables[1][column]
+            onto = "b h i d, i j d -> b h i j" if use == "keys" else "b h i j, i j d -> b h i d"
+            return einsum(x, vectors, onto)
+        if use == "keys":
+            by_offset = einsum(x, self.tables, "b h n d, a o d -> b h n a o")
+            return by_offset.gather(-1, index.expand(*x.shape[:2], -1, -1, -1)).flatten(-2)
+        sums = x.unflatten(-1, (2, -1))
+        by_offset = sums.new_zeros(*sums.shape[:-1], self.tables.shape[1])
+        by_offset = by_offset.scatter_add(-1, index.expand_as(sums), sums)
+        return einsum(by_offset, self.tables, "b h n a o, a o d -> b h n d")
 
 
 class RelativeAttention(Attention):
     """Attention that knows where tokens stand to each other: ``softmax((q_i·k_j + q_i·r_ij) / √d_k) (v_j + r'_ij)``.
+
+    A vector ``r_ij`` depends on j only by its row and its column. So ``q_i·r_ij`` is a product of the queries' products
+    with all rows and columns and an indicator of j's; keys and values that carry this indicator make the whole of it
+    one plain attention, and no tensor of all pairs' vectors is needed.
 
     Args:
         dim: Width of a token.
         num_heads: Number of heads.
         grid: Patches along one side of the image.
         head_dim: Width d_k of a head.
-        gathered: See :class:`RelativePosition`.
+        gathered: Make the tensor of all pairs' vectors and multiply with it, as published: the same numbers, slower.
     """
 
     def __init__(self, dim: int, num_heads: int, grid: int, head_dim: int = HEAD_DIM, gathered: bool = False) -> None:
         super().__init__(dim, num_heads, head_dim)
-        self.relative_keys = RelativePosition(grid, head_dim, gathered)
-        self.relative_values = RelativePosition(grid, head_dim, gathered)
-
-    def _attention(self, q: Tensor, k: Tensor) -> Tensor:
-        logits = q @ k.transpose(-2, -1) + self.relative_keys(q, "keys")
-        return (logits / q.shape[-1] ** 0.5).softmax(dim=-1)
+        self.grid, self.gathered = grid, gathered
+        self.relative_keys = RelativePosition(head_dim)
+        self.relative_values = RelativePosition(head_dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Let every token gather from all tokens, each seen from where it stands."""
         q, k, v = self._split(x)
-        attention = self._attention(q, k)
-        y = attention @ v + self.relative_values(attention, "values")
+        slots = token_slots(self.grid, x.device)
+        index = relative_index(slots, self.grid)
+        if self.gathered:
+            attention = self._attention(q, k, slots, index)
+            y = attention @ v + self.relative_values(attention, index, "values", slots)
+        else:
+            indicator = F.one_hot(slots, self.grid + 1).flatten(1).to(q).expand(*q.shape[:2], -1, -1)
+            q_, k_ = torch.cat([q, self.relative_keys(q, index, "keys")], -1), torch.cat([k, indicator], -1)
+            y = F.scaled_dot_product_attention(q_, k_, torch.cat([v, indicator], -1), scale=q.shape[-1] ** -0.5)
+            y, sums = y.tensor_split([q.shape[-1]], dim=-1)
+            y = y + self.relative_values(sums, index, "values")
         return self.proj(rearrange(y, "b h n d -> b n (h d)"))
+
+    def _attention(self, q: Tensor, k: Tensor, slots: Tensor, index: Tensor) -> Tensor:
+        logits = q @ k.transpose(-2, -1) + self.relative_keys(q, index, "keys", slots)
+        return (logits / q.shape[-1] ** 0.5).softmax(dim=-1)
 
     def intermediates(self, x: Float[Tensor, "b n d"]) -> dict[str, Tensor]:
         """Return the attention maps of input ``x``, shape ``[b, heads, n, n]``."""
         q, k, _ = self._split(x)
-        return {"attention": self._attention(q, k)}
+        slots = token_slots(self.grid, x.device)
+        return {"attention": self._attention(q, k, slots, relative_index(slots, self.grid))}
 
 
 def build_autoformer(

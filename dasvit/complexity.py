@@ -41,6 +41,7 @@ CONVENTIONS: dict[Convention, tuple[str, tuple[Kind, ...]]] = {
 
 # what has no matrix product: normalisation, activation, softmax, pooling, sums, selections
 _FREE = [
+    "__or__",
     "adaptive_avg_pool2d",
     "add",
     "add_",
@@ -50,6 +51,7 @@ _FREE = [
     "div",
     "dropout_",
     "expand_as",
+    "gather",
     "gelu",
     "im2col",
     "layer_norm",
@@ -58,12 +60,16 @@ _FREE = [
     "mul",
     "mul_",
     "numpy_T",
+    "one_hot",
     "pad",
     "pow",
     "reciprocal",
     "relu",
     "relu_",
+    "repeat",
+    "repeat_interleave",
     "rsub",
+    "scatter_add",
     "sigmoid",
     "silu",
     "silu_",
@@ -71,6 +77,7 @@ _FREE = [
     "sort",
     "sub",
     "sum",
+    "tensor_split",
     "topk",
     "unflatten",
 ]

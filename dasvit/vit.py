@@ -194,6 +194,8 @@ def init_weights(model: VisionTransformer, init: str = "xavier") -> None:
     """
     if init not in ("xavier", "trunc_normal"):
         raise ValueError(f"unknown init {init!r}: choose xavier or trunc_normal")
+    if model.pos_embed.is_meta:  # no values, nothing to draw
+        return
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             for matrix in module.weight.flatten(1).chunk(3 if name.endswith("qkv") else 1):  # Q, K, V are three

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from dasvit.autoformer import MAX_DISTANCE, RelativeAttention, RelativePosition, build_autoformer, relative_index
+from dasvit.autoformer import MAX_DISTANCE, RelativeAttention, build_autoformer, relative_index, token_slots
 
 # published picks of TF-TAS: width, heads and MLP ratios layer by layer, parameters in millions with 1000 classes
 PICKS = {
@@ -22,48 +22,54 @@ def test_published_networks_have_their_size(name):
 
 
 def test_relative_index():
-    index = relative_index(16)
+    slots = token_slots(16)
+    rows, columns = relative_index(slots, 16).unbind(1)
+    token = 1 + 16 * 2 + 3  # row 2, column 3
     middle = MAX_DISTANCE + 1
-    assert index[3, 3] == middle
-    assert index[2, 4] == middle + 2
-    assert index[4, 2] == middle - 2
-    assert index[0, 15] == index[0, 14] == 2 * MAX_DISTANCE + 1  # 15 apart is as far as 14
-    assert index.min() == 1
+    assert slots[token].tolist() == [2, 3]
+    assert (rows[token, 2], rows[token, 4], columns[token, 0]) == (middle, middle + 2, middle - 3)
+    assert (rows[0] == 0).all()
+    assert (rows[:, 16] == 0).all()
+    assert columns[1, 15] == columns[1, 14] == 2 * MAX_DISTANCE + 1  # 15 apart is as far as 14
+    assert rows[1:, :16].min() == 1
 
 
-@pytest.mark.parametrize("grid", [1, 3, 17])
-def test_by_rows_and_columns_is_the_same_as_gathered(grid):
-    short = RelativePosition(grid, 8).double()
-    torch.nn.init.normal_(short.tables)
-    gathered = RelativePosition(grid, 8, gathered=True).double()
-    gathered.load_state_dict(short.state_dict())
-    n = 1 + grid * grid
-    q, attention = torch.randn(2, 3, n, 8).double(), torch.randn(2, 3, n, n).double().softmax(-1)
-    torch.testing.assert_close(short(q, "keys"), gathered(q, "keys"), atol=1e-12, rtol=0)
-    torch.testing.assert_close(short(attention, "values"), gathered(attention, "values"), atol=1e-12, rtol=0)
-    vectors = gathered.vectors()
-    assert (vectors[0] == vectors[0, 0]).all()
-    assert (vectors[:, 0] == vectors[0, 0]).all()
-    if grid == 3:  # patch (0, 1) sees patch (2, 0) two rows below, one column to the left
-        rows, columns = short.tables
-        torch.testing.assert_close(vectors[1 + 1, 1 + 6], rows[MAX_DISTANCE + 3] + columns[MAX_DISTANCE])
+def make(grid, gathered=False, heads=2):
+    layer = RelativeAttention(12, heads, grid, head_dim=4, gathered=gathered).double()
+    torch.manual_seed(1)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    return layer
 
 
 def test_relative_attention_is_its_formula():
-    layer = RelativeAttention(12, num_heads=2, grid=2, head_dim=4).double()
-    for parameter in layer.parameters():
-        torch.nn.init.normal_(parameter)
+    layer, grid = make(2), 2
     x = torch.randn(1, 5, 12, dtype=torch.double)
     q, k, v = rearrange(layer.qkv(x), "1 n (three h d) -> three h n d", three=3, h=2)
-    r_k, r_v = layer.relative_keys.vectors(), layer.relative_values.vectors()
+
+    def vector(tables, i, j):
+        if i == 0 or j == 0:
+            return tables[0, 0] + tables[1, 0]
+        (r, c), (r_, c_) = divmod(i - 1, grid), divmod(j - 1, grid)
+        return tables[0, r_ - r + MAX_DISTANCE + 1] + tables[1, c_ - c + MAX_DISTANCE + 1]
+
     y = torch.zeros(2, 5, 4, dtype=torch.double)
     for h in range(2):
         for i in range(5):
-            logits = torch.stack([q[h, i] @ (k[h, j] + r_k[i, j]) / 2 for j in range(5)])
-            attention = logits.softmax(0)
+            keys = [k[h, j] + vector(layer.relative_keys.tables, i, j) for j in range(5)]
+            attention = torch.stack([q[h, i] @ key / 2 for key in keys]).softmax(0)
             torch.testing.assert_close(layer.intermediates(x)["attention"][0, h, i], attention)
-            y[h, i] = sum(attention[j] * (v[h, j] + r_v[i, j]) for j in range(5))
+            y[h, i] = sum(attention[j] * (v[h, j] + vector(layer.relative_values.tables, i, j)) for j in range(5))
     torch.testing.assert_close(layer(x)[0], layer.proj(rearrange(y, "h n d -> n (h d)")))
+
+
+@pytest.mark.parametrize("grid", [1, 3, 17])
+def test_as_one_attention_it_is_the_same_as_gathered(grid):
+    short, gathered = make(grid), make(grid, gathered=True)
+    x = torch.randn(2, 1 + grid * grid, 12, dtype=torch.double)
+    torch.testing.assert_close(short(x), gathered(x), atol=1e-11, rtol=0)
+    gradients = [torch.autograd.grad(layer(x).square().sum(), list(layer.parameters())) for layer in (short, gathered)]
+    torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-9)
 
 
 def test_the_mean_of_the_patches_is_classified():

@@ -89,13 +89,13 @@ def _score(model: nn.Module, image_size: int, mode: str, norms: Norms | None) ->
             mlp = sum(_saliency(c, dy[id(c)]) for c in scored if c.role == "mlp")
             msa = 0.0
             for part in (part for pair in pairs for part in pair if part):
-                key = ("|".join(names[id(c.weight)] for c in part), mode)
-                msa += _weight_norm(part, key[0], norms) * _gradient_norm(part, [dy[id(c)] for c in part])
+                name = "|".join((mode, *(names[id(c.weight)] for c in part)))
+                msa += _weight_norm(part, name, norms) * _gradient_norm(part, [dy[id(c)] for c in part])
     return DSS(msa, mlp)
 
 
 def _saliency(call: LinearCall, dy: Tensor) -> float:
-    return float((call.weight * (dy.T @ call.x.flatten(0, -2))).abs().sum())
+    return float(torch.linalg.vector_norm((dy.T @ call.x.flatten(0, -2)).mul_(call.weight), ord=1))
 
 
 def _weight_norm(part: Sequence[LinearCall], name: str, norms: Norms | None) -> float:
