@@ -4,8 +4,9 @@
 
 Both are timed as in a search, from a candidate to its score. The plain way builds the network and initialises it, with
 relative position gathered, takes the gradients of all parameters and the nuclear norm of every matrix as it stands in
-the model; "plain, built" leaves the building out. Ours has shared weights, whose nuclear norms are known. The floor is what cannot be avoided: the matrix products of forward and backward pass at the machine's
-measured peak, and the singular values of the gradients (for paper mode of the queries, keys and values too).
+the model; "plain, built" leaves the building out. Ours has shared weights, whose nuclear norms are known. The floor is
+what cannot be avoided: the matrix products of forward and backward pass at the machine's measured peak, and the nuclear
+norms of the gradients (for paper mode of the queries, keys and values too).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tqdm import tqdm
 from dasvit.autoformer import HEAD_DIM, build_autoformer
 from dasvit.complexity import complexity
 from dasvit.training_free import DSS, SPACES, AutoFormerSpace, Shape, dss
-from dasvit.training_free.dss import Norms
+from dasvit.training_free.dss import Norms, nuclear_norm
 from dasvit.vit import VisionTransformer
 
 
@@ -57,8 +58,8 @@ def cpu_seconds(function: Callable[[], object]) -> float:
 def floor_of(space: AutoFormerSpace, number: int, mode: str, peak: float) -> tuple[float, list[Callable[[], object]]]:
     """Return the seconds of the matrix products, and the singular values that have to be computed.
 
-    Products: the forward pass; for each of its products with a weight one for the gradient of the activation, and one for
-    that of the weight if it is scored; for each product of two activations one for the gradient of either.
+    Products: the forward pass; for each of its products with a weight one for the gradient of the activation, and one
+    for that of the weight if it is scored; for each product of two activations one for the gradient of either.
     """
     candidate = space[number]
     with torch.device("meta"):
@@ -74,7 +75,7 @@ def floor_of(space: AutoFormerSpace, number: int, mode: str, peak: float) -> tup
         for out in [heads * HEAD_DIM] + ([3 * heads * HEAD_DIM] if mode == "paper" else []):
             low = min(197, candidate.dim, out)  # the rank, and so the size of what is left after triangular factors
             matrix = torch.rand(low if low == 197 else max(candidate.dim, out), low, generator=generator)
-            work.append(lambda m=matrix: torch.linalg.svdvals(m))
+            work.append(partial(nuclear_norm, matrix))
     return (forward + backward + weights) / peak, work
 
 

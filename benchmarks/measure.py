@@ -50,7 +50,7 @@ def peak_live_bytes(step: Callable[[], object], *held: nn.Module | torch.optim.O
 
 
 def source() -> dict[str, Any]:
-    """Return where a result comes from, with the command as it is to be typed; where its file goes is not part of it."""
+    """Return where a result comes from, with the command as it is to be typed, less the place of its file."""
     words = list(sys.argv[1:])
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]

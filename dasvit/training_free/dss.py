@@ -95,7 +95,7 @@ def _score(model: nn.Module, image_size: int, mode: str, norms: Norms | None) ->
 
 
 def _saliency(call: LinearCall, dy: Tensor) -> float:
-    return float(torch.linalg.vector_norm((dy.T @ call.x.flatten(0, -2)).mul_(call.weight), ord=1))
+    return float((dy.T @ call.x.flatten(0, -2)).mul_(call.weight).abs_().sum())
 
 
 def _weight_norm(part: Sequence[LinearCall], name: str, norms: Norms | None) -> float:
@@ -118,8 +118,16 @@ def _gradient_norm(part: Sequence[LinearCall], dy: Sequence[Tensor]) -> float:
 
 
 def nuclear_norm(matrix: Tensor) -> float:
-    """Return the sum of the singular values of a matrix."""
-    return float(torch.linalg.svdvals(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T).sum())
+    """Return the sum of the singular values of a matrix.
+
+    In float32 they are the roots of the eigenvalues of the Gram matrix of the small side, taken in float64: faster than
+    singular values in float32, and nearer to the truth.
+    """
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    if tall.dtype == torch.float64:
+        return float(torch.linalg.svdvals(tall).sum())
+    tall = tall.double()
+    return float(torch.linalg.eigvalsh(tall.T @ tall).clamp_min(0).sqrt().sum())
 
 
 def nuclear_norm_of_product(a: Tensor, b: Tensor) -> float:

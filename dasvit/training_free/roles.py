@@ -53,7 +53,8 @@ class _Recorder(TorchFunctionMode):
         if isinstance(value, Tensor):
             return self._sources.get(id(value), (value, frozenset()))[1]
         if isinstance(value, list | tuple):
-            return frozenset().union(*map(self.sources, value))
+            found = [s for item in value if (s := self.sources(item))]
+            return frozenset().union(*found) if len(found) > 1 else found[0] if found else frozenset()
         return frozenset()
 
     def _mark(self, value: Any, sources: frozenset[Any]) -> None:
