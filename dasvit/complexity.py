@@ -59,6 +59,7 @@ _FREE = [
     "mean",
     "mul",
     "mul_",
+    "neg",
     "numpy_T",
     "one_hot",
     "pad",

@@ -22,8 +22,7 @@ Format = Literal["safetensors", "onnx", "timm"]
 def trained_model(run_dir: str | Path) -> tuple[DASViT, dict[str, Any]]:
     """Return the network of a retraining in evaluation mode, and how its images are to be prepared.
 
-    Returns:
-        The model, and a dictionary: ``mean`` and ``std`` of each channel (of values in [0, 1]), ``label_names``.
+    The preparation has ``mean`` and ``std`` of each channel, of values in [0, 1], and ``label_names``.
 
     Raises:
         ValueError: If the directory holds no such run.

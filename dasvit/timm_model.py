@@ -23,6 +23,8 @@ from .vit import Init, Pool, VisionTransformer
 
 NAME = "dasvit_base_patch16_224"
 
+__all__ = ["NAME", "DASViT", "dasvit_base_patch16_224"]  # timm would list the last alone
+
 _POOLS: dict[str, Pool] = {"token": "token", "avg": "mean"}
 
 

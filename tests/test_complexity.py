@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -144,3 +145,15 @@ def test_what_cannot_be_counted_is_named():
     model = nn.Sequential(OnTokens(Cumulative()), nn.Linear(D, 1))
     with pytest.raises(ValueError, match=r"cannot count aten::cumsum, aten::eye, aten::linalg_inv in Sequential"):
         complexity(model, N, in_channels=D)
+
+
+def test_the_model_of_timm_counts_as_ours():
+    model = timm.create_model(
+        "dasvit_base_patch16_224", num_classes=10, depth=2, embed_dim=D, img_size=16, patch_size=4
+    )
+    ours = build("dasvit-cifar10", image_size=16, patch_size=4, dim=D, depth=2, num_classes=10)
+    counted = complexity(model, 16)
+    assert (counted.parameters, counted.products[""]) == (
+        complexity(ours, 16).parameters,
+        complexity(ours, 16).products[""],
+    )
