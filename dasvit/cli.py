@@ -1,4 +1,4 @@
-"""The command line: ``dasvit search | retrain | evaluate | export | draw | complexity | table1``.
+"""The command line: ``dasvit search | retrain | evaluate | export | draw | complexity | table1 | score | tf-search``.
 
 Each command imports what it needs when it runs, and declares its options there: tyro reads their types from the
 local annotations, so this module does without ``from __future__ import annotations``.
@@ -58,6 +58,8 @@ def _dispatch(arguments: list[str]) -> None:
         "draw": (_draw, "draw an encoder"),
         "complexity": (_complexity, "parameters and multiply-accumulates"),
         "table1": (_table1, "the paper's Table I, printed against counted"),
+        "score": (_score, "rank a network without training it"),
+        "tf-search": (_tf_search, "search without training"),
     }
     usage = "usage: dasvit COMMAND [OPTIONS]\n\n" + "\n".join(f"  {c:<11} {d}" for c, (_, d) in commands.items())
     usage += "\n\n`dasvit COMMAND --help` lists a command's options."
@@ -317,6 +319,94 @@ def _table1(arguments: list[str]) -> None:
         macs = f"convention {conventions}" if conventions else "no convention"
         print(f"  printed {row.printed_parameters} M: {parameters}; printed {row.printed_macs} G: {macs}\n")
     print("\n".join(f"{name}: {what}" for name, (what, _) in CONVENTIONS.items()))
+
+
+def _score(arguments: list[str]) -> None:
+    from .encoder import build, resolve
+    from .training_free import INDICATORS, SPACES, Probe, Shape, score
+    from .training_free.space import find
+
+    @dataclass(frozen=True)
+    class Score:
+        """Score an untrained network; higher is better. The number of parameters is told beside every score."""
+
+        network: Positional[str]
+        """vit_b16, a published encoder's name, a genotype file, or SPACE:NUMBER, e.g. autoformer-t:4711."""
+        indicator: tuple[str, ...] = ("dss",)
+        """dss, dss-released, synflow, snip, grasp, naswot, te, params, macs."""
+        image_size: int = 224
+        """Side of the image in pixels."""
+        patch_size: int = 16
+        """Side of a patch in pixels."""
+        in_channels: int = 3
+        """Channels of the image."""
+        num_classes: int = 1000
+        """Number of classes."""
+        dim: int = 768
+        """Width of a token; a network of a space has its own."""
+        depth: int = 12
+        """Number of encoder layers; a network of a space has its own."""
+        seed: int = 0
+        """Seed of the weights and of the images."""
+        json: bool = False
+        """Print JSON."""
+
+    given = _parse(Score, "score", arguments)
+    for name in given.indicator:
+        if name not in INDICATORS:
+            raise ValueError(f"unknown indicator {name!r}; known: {', '.join(INDICATORS)}")
+    shape = Shape(given.image_size, given.patch_size, given.in_channels, given.num_classes, given.seed)
+    if (place := find(given.network)) is not None:
+        space, number = place
+        model = SPACES[space].build(number, shape)
+    else:
+        import torch
+
+        architecture, sizes = resolve(given.network), dataclasses.asdict(shape)
+        torch.manual_seed(sizes.pop("seed"))
+        model = build(architecture, dim=given.dim, depth=given.depth, **sizes)
+    parameters = sum(p.numel() for p in model.parameters())
+    scores = {name: score(model, name, Probe(given.image_size, seed=given.seed)) for name in given.indicator}
+    if given.json:
+        print(json.dumps({"network": given.network, "parameters": parameters, "scores": scores}))
+        return
+    for name, parts in scores.items():
+        print(f"{name} " + ", ".join(f"{part} {value:.6g}" for part, value in parts.items()))
+    print(f"{parameters:,} parameters")
+
+
+def _tf_search(arguments: list[str]) -> None:
+    from .plot import plot_scores, save_figure
+    from .training_free import TFSearchSettings, tf_search
+
+    resumed = "--resume" in arguments and _flag(arguments, "--out") is not None
+    start = TFSearchSettings()
+    if resumed:
+        from .runs import Run, from_plain
+
+        start = from_plain(TFSearchSettings, Run(Path(str(_flag(arguments, "--out")))).settings("tf-search"))
+
+    @dataclass(frozen=True)
+    class TfSearch:
+        """Score random networks of a space without training them, and rank them."""
+
+        out: Path
+        """The run directory: settings, metrics.jsonl (a network a line), scores.svg (score against size), best.json."""
+        settings: TFSearchSettings = start
+        jobs: int = 1
+        """Processes; -1 takes all processors."""
+        resume: bool = False
+        """Continue the run in --out; its settings need not be repeated."""
+
+    given = _parse(TfSearch, "tf-search", arguments)
+    if given.jobs == 0:
+        raise ValueError("jobs 0: take 1 or more processes, or -1 for all processors")
+    result = tf_search(given.settings, given.out, jobs=given.jobs, resume=given.resume, progress=True)
+    save_figure(plot_scores(result.rows, given.settings.indicators[0]), given.out / "scores.svg")
+    failed, indicator = sum("error" in row for row in result.rows), given.settings.indicators[0]
+    score, count = result.best["scores"][indicator]["total"], len(result.rows) - failed
+    told = f"{indicator} {score:.6g}, {result.best['parameters']:,} parameters"
+    print(f"{result.best['network']}: {told}, best of {count} scored, {failed} failed")
 
 
 if __name__ == "__main__":

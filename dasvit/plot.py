@@ -196,6 +196,28 @@ def plot_maps(maps: Float[Tensor, "k n n"], titles: Sequence[str], label: str = 
     return figure
 
 
+def plot_scores(rows: Sequence[Mapping[str, Any]], indicator: str) -> Figure:
+    """Plot an indicator's score of every network against its number of parameters, on a logarithmic axis if it can be.
+
+    Args:
+        rows: Of :func:`~dasvit.training_free.tf_search`; those without a score are left out.
+        indicator: Whose score.
+    """
+    scored = [row for row in rows if "scores" in row]
+    sizes = [row["parameters"] / 1e6 for row in scored]
+    values = [row["scores"][indicator]["total"] for row in scored]
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.scatter(sizes, values, s=12, alpha=0.6, color=COLORS["msa"])
+    best = int(np.argmax(values))
+    axes.scatter(sizes[best], values[best], s=60, facecolor="none", edgecolor=COLORS["mlp"], label="highest score")
+    axes.set(xlabel="parameters (millions)", ylabel=indicator)
+    if min(values) > 0:
+        axes.set_yscale("log")
+    axes.legend()
+    return figure
+
+
 def plot_accuracy(results: Mapping[str, Sequence[float]]) -> Figure:
     """Plot every run's accuracy, one row a network, with mean and standard deviation over its seeds."""
     figure = Figure(figsize=(5.2, 0.5 * len(results) + 0.9))

@@ -4,6 +4,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("dasvit", "typechecker.check")
 
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -15,6 +16,14 @@ torch.set_num_threads(1)  # the tests run two at a time on two cores
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def _unchecked():
+    """Leave the checks out: what traces a network hands on sizes that are no numbers, or cannot look into a check."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

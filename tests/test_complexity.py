@@ -147,6 +147,7 @@ def test_what_cannot_be_counted_is_named():
         complexity(model, N, in_channels=D)
 
 
+@pytest.mark.usefixtures("_unchecked")
 def test_the_model_of_timm_counts_as_ours():
     model = timm.create_model(
         "dasvit_base_patch16_224", num_classes=10, depth=2, embed_dim=D, img_size=16, patch_size=4

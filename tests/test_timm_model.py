@@ -1,4 +1,3 @@
-import jaxtyping
 import pytest
 import timm
 import torch
@@ -83,14 +82,6 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(images):
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
     assert kept[1] < kept[0] / 3
     torch.testing.assert_close(gradients[0], gradients[1])
-
-
-@pytest.fixture
-def _unchecked():
-    """Dynamo cannot look into the shape checks that the tests put around every function."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("_unchecked")

@@ -82,7 +82,7 @@ class TFSearchResult:
 
     Args:
         rows: One for each network in the order drawn: ``number``, ``parameters``, ``scores``, or an ``error``.
-        best: The row with the highest score of the first indicator.
+        best: The row with the highest score of the first indicator, with the network it stands for.
     """
 
     rows: list[dict[str, Any]]
@@ -177,7 +177,11 @@ def tf_search(
     scored = [row for row in rows if "scores" in row]
     if not scored:
         raise ValueError(f"none of the {len(rows)} networks could be scored; the first: {rows[0]['error']}")
-    return TFSearchResult(rows, max(scored, key=lambda row: row["scores"][settings.indicators[0]]["total"]))
+    top = max(scored, key=lambda row: row["scores"][settings.indicators[0]]["total"])
+    best = {"network": f"{settings.space}:{top['number']}", **SPACES[settings.space].describe(top["number"]), **top}
+    if run is not None:
+        run.write("best.json", best)
+    return TFSearchResult(rows, best)
 
 
 def _scored(settings: TFSearchSettings, numbers: list[int], jobs: int) -> Iterator[dict[str, Any]]:
