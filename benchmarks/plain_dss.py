@@ -23,8 +23,9 @@ def plain_dss(model: VisionTransformer, image_size: int, mode: str = "paper") ->
     for name, p in model.named_parameters():
         if p.grad is None:
             continue
-        if name.endswith("attn.proj.weight") or (name.endswith("attn.qkv.weight") and mode == "paper"):
+        attention = name.startswith("layers.")
+        if attention and (name.endswith(".proj.weight") or (name.endswith(".qkv.weight") and mode == "paper")):
             diversity += (torch.linalg.norm(p, "nuc") * torch.linalg.norm(p.grad, "nuc")).item()
-        elif name.endswith(("mlp.fc1.weight", "mlp.fc2.weight")):
+        elif name.endswith((".fc1.weight", ".fc2.weight")):
             saliency += float((p.detach() * p.grad).abs().sum())
     return diversity, saliency

@@ -118,12 +118,14 @@ def _gradient_norm(part: Sequence[LinearCall], dy: Sequence[Tensor]) -> float:
 
 
 def nuclear_norm(matrix: Tensor) -> float:
-    """Return the sum of the singular values of a matrix.
+    """Return the sum of the singular values of a matrix, nan if it is not finite.
 
     In float32 they are the roots of the eigenvalues of the Gram matrix of the small side, taken in float64: faster than
     singular values in float32, and nearer to the truth.
     """
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    if not tall.sum().isfinite():  # overflowed; the decompositions would not end
+        return math.nan
     if tall.dtype == torch.float64:
         return float(torch.linalg.svdvals(tall).sum())
     tall = tall.double()

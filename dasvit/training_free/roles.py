@@ -67,8 +67,10 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        if name == "multi_head_attention_forward":
+            raise ValueError("nn.MultiheadAttention hides its linear layers: use a model that has them as modules")
+        result = func(*args, **(kwargs or {}))
         given = [*args, *(kwargs or {}).values()]
         if name == "linear":
             self._linear(given[0], given[1], result)
@@ -118,8 +120,11 @@ def record_linear(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Linear
     """Run a network and return its output and every call of a linear layer, in their order, with its role.
 
     Args:
-        model: Any transformer of linear layers; layers hidden in ``nn.MultiheadAttention`` are not seen.
+        model: Any transformer of linear layers.
         images: ``[b, c, h, w]``.
+
+    Raises:
+        ValueError: If the model hides its layers in ``nn.MultiheadAttention``.
     """
     with _Recorder() as recorder:
         output = model(images)

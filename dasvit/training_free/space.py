@@ -156,9 +156,8 @@ class AutoFormerSpace:
 
     def parameters(self, number: int, shape: Shape) -> int:
         """Return the number of parameters of a network without building it."""
-        c, patches = self[number], (shape.image_size // shape.patch_size) ** 2
-        total = c.dim * (shape.in_channels * shape.patch_size**2 + 1 + 1 + 1 + patches + 2)  # patches, token, norm
-        total += (c.dim + 1) * shape.num_classes
+        c = self[number]
+        total = _trunk_parameters(c.dim, shape)
         for heads, ratio in zip(c.num_heads, c.mlp_ratios, strict=True):
             width, hidden = heads * self.head_dim, int(c.dim * ratio)
             total += 4 * c.dim * width + 3 * width + c.dim + 2 * c.dim * hidden + hidden + c.dim + 4 * c.dim
@@ -189,6 +188,13 @@ class AutoFormerSpace:
         settings = {k: v for k, v in asdict(shape).items() if k != "seed"}
         settings |= {"head_dim": self.head_dim, "relative_position": self.relative_position, "init": init}
         return build_autoformer(dim, num_heads, mlp_ratios, **settings)
+
+
+def _trunk_parameters(dim: int, shape: Shape) -> int:
+    """Return the parameters outside the layers: patch embedding, class token, positions, last norm, classifier."""
+    patches = (shape.image_size // shape.patch_size) ** 2
+    embedding = shape.in_channels * shape.patch_size**2 + 1
+    return dim * (embedding + 1 + (1 + patches) + 2) + (dim + 1) * shape.num_classes
 
 
 def _slice(largest: Tensor, shape: Sequence[int], three: bool) -> Tensor:
@@ -237,9 +243,15 @@ class DasvitSpace:
         return {"genotype": self.space[number].to_json(), "dim": self.dim, "depth": self.depth}
 
     def parameters(self, number: int, shape: Shape) -> int:
-        """Return the number of parameters; weights are not made up."""
-        with torch.device("meta"):
-            return sum(p.numel() for p in self._make(number, shape).parameters())
+        """Return the number of parameters of a network without building it."""
+        d, layer = self.dim, 0
+        for _, operation in self.space[number].edges:
+            if operation.kind == "msa":
+                layer += 2 * d + 4 * d * (d + 1)
+            elif operation.kind == "mlp" and operation.size is not None:
+                hidden = int(d * operation.size)
+                layer += 2 * d + 2 * d * hidden + hidden + d
+        return _trunk_parameters(d, shape) + self.depth * layer
 
     def build(self, number: int, shape: Shape) -> VisionTransformer:
         """Return a network with weights drawn by ``shape.seed``."""

@@ -1,0 +1,127 @@
+import json
+
+import joblib
+import pytest
+
+from dasvit.loop import Interrupted
+from dasvit.training_free import INDICATORS, SPACES, TFSearchSettings, indicators, tf_search
+from dasvit.training_free import search as module
+from dasvit.training_free.search import draw
+
+QUICK = {"space": "autoformer-xs", "image_size": 8, "patch_size": 4, "in_channels": 1, "num_classes": 10}
+
+
+def settings(samples=6, **more):
+    return TFSearchSettings(**QUICK | {"samples": samples} | more)
+
+
+def test_draws_are_distinct_and_within_the_window():
+    small = settings(200, min_params=0.05, max_params=0.1)
+    numbers = draw(small)
+    assert len(set(numbers)) == 200
+    sizes = [SPACES["autoformer-xs"].parameters(n, small.shape) for n in numbers]
+    assert all(50_000 <= size <= 100_000 for size in sizes)
+    assert numbers == draw(small) != draw(settings(200, min_params=0.05, max_params=0.1, seed=1))
+    every = draw(TFSearchSettings("dasvit-xs", 7000, **{k: v for k, v in QUICK.items() if k != "space"}))
+    assert len(set(every)) == 7000  # nearly the whole space, and none twice
+
+
+def test_a_window_without_networks():
+    with pytest.raises(ValueError, match=r"only 0 of 6 networks found between min_params 90 and max_params None"):
+        draw(settings(min_params=90))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tf") / "run"
+    return tf_search(settings(indicators=("dss", "naswot")), path), path
+
+
+def test_rows_and_best(searched):
+    result, path = searched
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.rows
+    assert [row["number"] for row in rows] == draw(settings())
+    assert max(row["scores"]["dss"]["total"] for row in rows) == result.best["scores"]["dss"]["total"]
+    best = json.loads((path / "best.json").read_text())
+    assert best["network"] == f"autoformer-xs:{best['number']}"
+    assert len(best["num_heads"]) == len(best["mlp_ratios"])
+
+
+def test_the_number_of_processes_changes_nothing(searched, tmp_path):
+    tf_search(settings(indicators=("dss", "naswot")), tmp_path / "run", jobs=2)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (searched[1] / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_cluster_of_dask_gives_the_same(searched, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    cluster = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.Client(**cluster), joblib.parallel_config(backend="dask"):
+        tf_search(settings(indicators=("dss", "naswot")), tmp_path / "run", jobs=-1)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (searched[1] / "metrics.jsonl").read_bytes()
+
+
+def test_resumes_after_a_kill_in_the_middle_of_a_line(searched, tmp_path):
+    whole = (searched[1] / "metrics.jsonl").read_bytes()
+    path = tmp_path / "run"
+    tf_search(settings(indicators=("dss", "naswot")), path)
+    (path / "best.json").unlink()
+    for kept in (0, 10, len(whole) // 2, whole.index(b"\n") + 1, len(whole) - 1, len(whole)):
+        (path / "metrics.jsonl").write_bytes(whole[:kept])
+        tf_search(settings(indicators=("dss", "naswot")), path, resume=True)
+        assert (path / "metrics.jsonl").read_bytes() == whole
+
+
+def test_a_signal_keeps_what_is_there(tmp_path, monkeypatch):
+    class Sent(module.Signals):
+        def __enter__(self):
+            self.received = 15
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "Signals", Sent)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            tf_search(settings(), tmp_path / "run")
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert len(tf_search(settings(), tmp_path / "run", resume=True).rows) == 6
+
+
+def test_a_network_that_fails_is_told_not_dropped(tmp_path, monkeypatch):
+    numbers = draw(settings())
+
+    def failing(model, probe):
+        if len(model.layers) == len(SPACES["autoformer-xs"][numbers[1]].num_heads):
+            raise RuntimeError("out of luck")
+        return {"total": 1.0}
+
+    monkeypatch.setitem(INDICATORS, "dss", failing)
+    result = tf_search(settings(), tmp_path / "run")
+    assert [row["number"] for row in result.rows] == numbers
+    assert result.rows[1]["error"] == "RuntimeError: out of luck"
+    assert "scores" not in result.rows[1]
+    monkeypatch.setitem(INDICATORS, "dss", lambda model, probe: {"total": float("inf")})
+    with pytest.raises(ValueError, match=r"none of the 6 networks could be scored; the first: ValueError: dss of this"):
+        tf_search(settings())
+    assert indicators.INDICATORS is INDICATORS
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"space": "resnets"}, "unknown space 'resnets'; known: autoformer-t"),
+        ({"indicators": ("luck",)}, "unknown indicator 'luck'; known: dss"),
+        ({"indicators": ()}, "no indicator to rank by"),
+        ({"samples": 0}, "samples 0 is outside 1"),
+        ({"max_params": 0.0}, "min_params 0 and max_params 0 leave no network"),
+        ({"patch_size": 3}, "patch_size 3 does not divide image_size 8"),
+        ({"num_classes": 0}, "must be at least one"),
+        ({"seed": -1}, "seed -1 is below zero"),
+    ],
+)
+def test_bad_settings(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        settings(**wrong)
