@@ -163,13 +163,39 @@ def test_table1(run, monkeypatch):
     assert dasvit_["macs_from"] == {"B": [10, 100, 1000]}
 
 
+def test_score(run):
+    small = ["--image-size", 8, "--patch-size", 4, "--in-channels", 1, "--num-classes", 10]
+    code, out, _ = run("score", "autoformer-xs:4711", *small, "--indicator", "dss", "params")
+    assert code == 0
+    assert out.splitlines()[-1].endswith(" parameters")
+    assert out.startswith("dss total ")
+    code, out, _ = run("score", "dasvit-cifar10", *small, "--dim", 24, "--depth", 2, "--json")
+    found = json.loads(out)
+    assert found["scores"]["dss"]["total"] == found["scores"]["dss"]["msa"] + found["scores"]["dss"]["mlp"]
+    assert run("score", "dasvit-cifar10", *small, "--dim", 24, "--depth", 2, "--json")[1] == out
+
+
+def test_tf_search(run, tmp_path):
+    small = ["--space", "autoformer-xs", "--image-size", 8, "--patch-size", 4, "--in-channels", 1, "--samples", 5]
+    code, out, _ = run("tf-search", *small, "--out", tmp_path / "run")
+    assert code == 0
+    assert "best of 5 scored, 0 failed" in out
+    assert (tmp_path / "run" / "scores.svg").read_text().startswith("<?xml")
+    best = json.loads((tmp_path / "run" / "best.json").read_text())
+    assert run("score", best["network"], *small[2:-2], "--json")[0] == 0
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"number": ')  # a kill
+    assert run("tf-search", "--out", tmp_path / "run", "--resume")[:2] == (0, out)
+
+
 def test_export(run, retrained, tmp_path):
     code, out, _ = run("export", retrained, "--format", "timm", "--out", tmp_path / "net")
     assert (code, out) == (0, f"{tmp_path / 'net'}\n")
     assert (tmp_path / "net" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("command", ["search", "retrain", "evaluate", "export", "draw", "complexity", "table1"])
+@pytest.mark.parametrize(
+    "command", ["search", "retrain", "evaluate", "export", "draw", "complexity", "table1", "score", "tf-search"]
+)
 def test_help(run, command):
     code, out, err = run(command, "--help")
     assert (code, err) == (0, "")
@@ -249,6 +275,19 @@ BAD_INPUT = [
     (["complexity", "lenet"], "'lenet' is no readable file"),
     (["complexity", "vit_b16", "--convention", "D"], "--convention"),
     (["table1", "--rows"], "--rows"),
+    (["score", "autoformer-t:x"], "'x' is no number of a network: autoformer-t has 1,056,964,608, from 0"),
+    (["score", "resnets:1"], "unknown space 'resnets'"),
+    (["score", "lenet"], "'lenet' is no readable file"),
+    (["score", "vit_b16", "--indicator", "luck"], "unknown indicator 'luck'; known: dss"),
+    (["score", "autoformer-xs:1", "--patch-size", "3"], "patch_size 3 does not divide image_size 224"),
+    (["tf-search"], "--out"),
+    (["tf-search", "--space", "resnets", "--out", "OUT"], "unknown space 'resnets'; known: autoformer-t"),
+    (["tf-search", "--samples", "0", "--out", "OUT"], "samples 0 is outside 1"),
+    (["tf-search", "--min-params", "99", "--out", "OUT"], "only 0 of 1000 networks found"),
+    (["tf-search", "--jobs", "0", "--out", "OUT"], "jobs 0"),
+    (["tf-search", "--out", "SEARCHED"], "exists already: add --resume"),
+    (["tf-search", "--out", "SEARCHED", "--resume"], "holds a search run, a tf-search run is needed"),
+    (["tf-search", "--out", "TMP/none", "--resume"], "is no run directory"),
     (["export", "SEARCHED", "--format", "timm", "--out", "OUT"], "holds a search run, a retrain run is needed"),
     (["export", "RETRAINED", "--format", "tflite", "--out", "OUT"], "--format"),
     (["export", "RETRAINED", "--format", "onnx", "--out", "SEARCHED"], "exists already: choose another --out"),

@@ -31,15 +31,22 @@ def test_importing_the_package_imports_neither_torch_nor_timm():
     assert run("import sys, dasvit, dasvit.cli; print({'torch', 'timm'} & set(sys.modules))") == "set()"
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-            yield node.module
+def modules():
+    """Yield each module, and the modules that it imports from, named from the package on."""
+    for path in SOURCE.rglob("*.py"):
+        place = path.relative_to(SOURCE).with_suffix("").parts
+        if place == ("__init__",):
+            continue
+        needs = []
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                needs.append(".".join([*place[: len(place) - node.level], node.module]))
+        yield ".".join(place).removesuffix(".__init__"), needs
 
 
 def test_imports_run_downwards_only():
     """No cycle among the modules, imports inside functions included."""
-    graph = {path.stem: set(imports(path)) for path in SOURCE.glob("*.py") if path.stem != "__init__"}
+    graph = {module: set(needs) for module, needs in modules()}
     while graph:
         free = {module for module, needs in graph.items() if not needs & set(graph)}
         assert free, f"a cycle among {sorted(graph)}"
@@ -48,7 +55,7 @@ def test_imports_run_downwards_only():
 
 def test_nothing_is_pickled_or_evaluated():
     banned = {"pickle", "eval", "exec", "argparse", "dill", "cloudpickle", "shelve", "marshal"}
-    for path in SOURCE.glob("*.py"):
+    for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = {node.id} if isinstance(node, ast.Name) else set()
             if isinstance(node, ast.Import):

@@ -41,9 +41,9 @@ def partial_spearman(
 ) -> Correlation:
     """Return the partial correlation of the ranks of x and y given those of a third list.
 
-    It is ``(ρ_xy − ρ_xz ρ_yz) / √((1 − ρ_xz²)(1 − ρ_yz²))`` of Spearman's ρ, not of Kendall's τ: two scores that are noisy
-    copies of size, and nothing more, keep a partial τ well above zero. Where ``given`` ranks as x or y does, nothing is
-    left to correlate, and the result is nan.
+    It is ``(ρ_xy − ρ_xz ρ_yz) / √((1 − ρ_xz²)(1 − ρ_yz²))`` of Spearman's ρ, not of Kendall's τ: two scores
+    that are noisy copies of size, and nothing more, keep a partial τ well above zero. Where ``given`` ranks as
+    x or y does, nothing is left to correlate, and the result is nan.
 
     Raises:
         ValueError: If the lists differ in length or hold fewer than three triples.
