@@ -10,6 +10,7 @@ were, whose rows are taken over with their scores. Interrupt it as you like: the
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,11 @@ def score_space(path: Path, settings: TFSearchSettings) -> list[dict[str, Any]]:
     return rows
 
 
+def total(row: dict[str, Any], name: str) -> float:
+    """Return a score; of an encoder that an indicator cannot score (naswot without an MLP) the lowest."""
+    return row["scores"].get(name, {"total": -math.inf})["total"]
+
+
 def main(args: Meet) -> None:
     """Do what is not done yet and write the file."""
     start = time.perf_counter()
@@ -69,7 +75,7 @@ def main(args: Meet) -> None:
     found = next(row for row in recorded["rows"] if row["network"] == "found")
     equal = [r for r in rows if abs(r["parameters"] - found["parameters"]) <= TOLERANCE * found["parameters"]]
     picks = {
-        f"{name}, {where}": max(some, key=lambda r, name=name: r["scores"][name]["total"])
+        f"{name}, {where}": max(some, key=lambda r, name=name: total(r, name))
         for where, some in (("whole space", rows), ("equal size", equal))
         for name in ("dss", "dss-released")
     }
@@ -91,14 +97,14 @@ def main(args: Meet) -> None:
     told = {
         "space": SPACE,
         "encoders": len(rows),
-        "failed": sum("error" in r for r in rows),
+        "failed": sum("errors" in r for r in rows),
         "found": found["genotype"],
     }
     ranks = {
-        name: sum(r["scores"][name]["total"] > own for r in rows) + 1
+        name: sum(total(r, name) > own for r in rows) + 1
         for name, own in next(r for r in table if r["network"] == "found")["scores"].items()
     }
-    scores = [[r["parameters"], *(r["scores"][name]["total"] for name in INDICATORS)] for r in rows]
+    scores = [[r["parameters"], *(r["scores"].get(name, {}).get("total") for name in INDICATORS)] for r in rows]
     content = {
         "seed": 0,
         **told,

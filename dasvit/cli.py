@@ -403,7 +403,8 @@ def _tf_search(arguments: list[str]) -> None:
         raise ValueError("jobs 0: take 1 or more processes, or -1 for all processors")
     result = tf_search(given.settings, given.out, jobs=given.jobs, resume=given.resume, progress=True)
     save_figure(plot_scores(result.rows, given.settings.indicators[0]), given.out / "scores.svg")
-    failed, indicator = sum("error" in row for row in result.rows), given.settings.indicators[0]
+    indicator = given.settings.indicators[0]
+    failed = sum(indicator not in row["scores"] for row in result.rows)
     score, count = result.best["scores"][indicator]["total"], len(result.rows) - failed
     told = f"{indicator} {score:.6g}, {result.best['parameters']:,} parameters"
     print(f"{result.best['network']}: {told}, best of {count} scored, {failed} failed")

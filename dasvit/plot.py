@@ -203,7 +203,7 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], indicator: str) -> Figure:
         rows: Of :func:`~dasvit.training_free.tf_search`; those without a score are left out.
         indicator: Whose score.
     """
-    scored = [row for row in rows if "scores" in row]
+    scored = [row for row in rows if indicator in row["scores"]]
     sizes = [row["parameters"] / 1e6 for row in scored]
     values = [row["scores"][indicator]["total"] for row in scored]
     figure = Figure()

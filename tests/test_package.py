@@ -27,6 +27,10 @@ def test_functions_win_over_modules_of_their_name():
     assert run(code) == "True True"
 
 
+def test_the_subpackage_is_there_at_once():
+    assert run("import dasvit; print(dasvit.training_free.dss.__name__)") == "dss"
+
+
 def test_importing_the_package_imports_neither_torch_nor_timm():
     assert run("import sys, dasvit, dasvit.cli; print({'torch', 'timm'} & set(sys.modules))") == "set()"
 

@@ -101,8 +101,10 @@ def test_a_network_that_fails_is_told_not_dropped(tmp_path, monkeypatch):
     monkeypatch.setitem(INDICATORS, "dss", failing)
     result = tf_search(settings(), tmp_path / "run")
     assert [row["number"] for row in result.rows] == numbers
-    assert result.rows[1]["error"] == "RuntimeError: out of luck"
-    assert "scores" not in result.rows[1]
+    assert result.rows[1]["errors"] == {"dss": "RuntimeError: out of luck"}
+    assert result.rows[1]["scores"] == {}
+    both = tf_search(settings(indicators=("params", "dss")))  # what can be scored is
+    assert list(both.rows[1]["scores"]) == ["params"]
     monkeypatch.setitem(INDICATORS, "dss", lambda model, probe: {"total": float("inf")})
     with pytest.raises(ValueError, match=r"none of the 6 networks could be scored; the first: ValueError: dss of this"):
         tf_search(settings())

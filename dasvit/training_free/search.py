@@ -81,7 +81,8 @@ class TFSearchResult:
     """What a search without training found.
 
     Args:
-        rows: One for each network in the order drawn: ``number``, ``parameters``, ``scores``, or an ``error``.
+        rows: One for each network in the order drawn: ``number``, ``parameters``, ``scores`` by indicator, and where an
+            indicator failed ``errors`` by indicator.
         best: The row with the highest score of the first indicator, with the network it stands for.
     """
 
@@ -114,17 +115,18 @@ def score_number(settings: TFSearchSettings, number: int) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small singular values on many threads are slower, and processes share the processors
     space, shape = SPACES[settings.space], settings.shape
-    row: dict[str, Any] = {"number": number, "parameters": space.parameters(number, shape)}
-    try:
-        model = space.build(number, shape)
-        norms = _norms(settings.space, shape) if space.shared else None
-        probe = Probe(settings.image_size, seed=settings.seed, norms=norms)
-        row["scores"] = {name: score(model, name, probe) for name in settings.indicators}
-    except (ValueError, RuntimeError, MemoryError) as error:
-        row["error"] = f"{type(error).__name__}: {error}"
-    finally:
-        torch.set_num_threads(threads)
-    return row
+    probe = Probe(
+        settings.image_size, seed=settings.seed, norms=_norms(settings.space, shape) if space.shared else None
+    )
+    scores, errors = {}, {}
+    for name in settings.indicators:
+        try:
+            scores[name] = score(space.build(number, shape), name, probe)
+        except (ValueError, RuntimeError, MemoryError) as error:
+            errors[name] = f"{type(error).__name__}: {error}"
+    torch.set_num_threads(threads)
+    row = {"number": number, "parameters": space.parameters(number, shape), "scores": scores}
+    return {**row, "errors": errors} if errors else row
 
 
 @cache
@@ -174,10 +176,11 @@ def tf_search(
             bar.update()
             if signals.received is not None:
                 raise Interrupted(signals.received)
-    scored = [row for row in rows if "scores" in row]
+    first = settings.indicators[0]
+    scored = [row for row in rows if first in row["scores"]]
     if not scored:
-        raise ValueError(f"none of the {len(rows)} networks could be scored; the first: {rows[0]['error']}")
-    top = max(scored, key=lambda row: row["scores"][settings.indicators[0]]["total"])
+        raise ValueError(f"none of the {len(rows)} networks could be scored; the first: {rows[0]['errors'][first]}")
+    top = max(scored, key=lambda row: row["scores"][first]["total"])
     best = {"network": f"{settings.space}:{top['number']}", **SPACES[settings.space].describe(top["number"]), **top}
     if run is not None:
         run.write("best.json", best)
