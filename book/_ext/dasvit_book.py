@@ -16,6 +16,7 @@ from sphinx.util.nodes import make_refnode
 TORCH = "https://docs.pytorch.org/docs/stable/"
 PYTHON = "https://docs.python.org/3/library/"
 SHAPES = "https://docs.kidger.site/jaxtyping/api/array/"
+HUB = "https://huggingface.co/docs/huggingface_hub/package_reference/"
 NUMPY = "https://numpy.org/doc/stable/reference/"
 # What signatures and docstrings name outside this project. Sphinx would fetch an inventory for each
 # site; the book is built offline, so the few addresses stand here.
@@ -31,9 +32,11 @@ LINKS = {
     "torch.utils.data.Dataset": TORCH + "data.html#torch.utils.data.Dataset",
     "torch.utils.data.DataLoader": TORCH + "data.html#torch.utils.data.DataLoader",
     "numpy.ndarray": NUMPY + "generated/numpy.ndarray.html",
+    "numpy.typing.ArrayLike": NUMPY + "typing.html#numpy.typing.ArrayLike",
     "numpy.random.Generator": NUMPY + "random/generator.html",
     "matplotlib.axes.Axes": "https://matplotlib.org/stable/api/axes_api.html",
     "matplotlib.figure.Figure": "https://matplotlib.org/stable/api/figure_api.html",
+    "huggingface_hub.hub_mixin.PyTorchModelHubMixin": HUB + "mixins#huggingface_hub.PyTorchModelHubMixin",
     "lightning_fabric.Fabric": "https://lightning.ai/docs/fabric/stable/api/fabric_methods.html",
     "pathlib.Path": PYTHON + "pathlib.html#pathlib.Path",
     "random.Random": PYTHON + "random.html#random.Random",
@@ -41,6 +44,7 @@ LINKS = {
     "collections.abc.Iterable": PYTHON + "collections.abc.html#collections.abc.Iterable",
     "collections.abc.Iterator": PYTHON + "collections.abc.html#collections.abc.Iterator",
     "collections.abc.Mapping": PYTHON + "collections.abc.html#collections.abc.Mapping",
+    "collections.abc.MutableMapping": PYTHON + "collections.abc.html#collections.abc.MutableMapping",
     "collections.abc.Sequence": PYTHON + "collections.abc.html#collections.abc.Sequence",
 }
 # Where a class reports another module than the one its documentation uses.

@@ -10,7 +10,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 CHAPTERS = sorted(BOOK.glob("*.ipynb"))
-MODULES = sorted(path.stem for path in (ROOT / "dasvit").glob("[!_]*.py"))
+PACKAGE = ROOT / "dasvit"
+FILES = {*PACKAGE.rglob("[!_]*.py"), *PACKAGE.glob("*/__init__.py")}
+MODULES = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__") for path in FILES)
 LONGEST_CELL = 40
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -41,7 +43,7 @@ def api_sections():
     found = {}
     for section in re.split(r"^## ", prose(BOOK / "api.md"), flags=re.MULTILINE)[1:]:
         link = re.search(r"\{doc\}`(?:[^`<]*<)?(\w+)>?`", section)
-        found |= dict.fromkeys(re.findall(r"automodule:: dasvit\.(\w+)", section), link and link[1])
+        found |= dict.fromkeys(re.findall(r"automodule:: dasvit\.([\w.]+)", section), link and link[1])
     return found
 
 
