@@ -105,16 +105,16 @@ class RelativeAttention(Attention):
         self.relative_keys = RelativePosition(head_dim)
         self.relative_values = RelativePosition(head_dim)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Let every token gather from all tokens, each seen from where it stands."""
-        q, k, v = self._split(x)
+    def forward(self, x: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
+        """Let every token, or only the ``first`` ones, gather from all tokens, each seen from where it stands."""
+        q, k, v = self._split(x, first)
         slots = token_slots(self.grid, x.device)
-        index = relative_index(slots, self.grid)
+        index = relative_index(slots[:first], self.grid)
         if self.gathered:
             attention = self._attention(q, k, slots, index)
             y = attention @ v + self.relative_values(attention, index, "values", slots)
         else:
-            indicator = F.one_hot(slots, self.grid + 1).flatten(1).to(q).expand(*q.shape[:2], -1, -1)
+            indicator = F.one_hot(slots, self.grid + 1).flatten(1).to(k).expand(*k.shape[:2], -1, -1)
             q_, k_ = torch.cat([q, self.relative_keys(q, index, "keys")], -1), torch.cat([k, indicator], -1)
             y = F.scaled_dot_product_attention(q_, k_, torch.cat([v, indicator], -1), scale=q.shape[-1] ** -0.5)
             y, sums = y.tensor_split([q.shape[-1]], dim=-1)

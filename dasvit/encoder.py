@@ -38,6 +38,19 @@ class Zero(nn.Module):
         return torch.zeros_like(x)
 
 
+class PreNorm(nn.Sequential):
+    """Attention or MLP on a LayerNorm of its input."""
+
+
+def first_tokens(operation: nn.Module, x: Tensor, first: int | None) -> Tensor:
+    """Return what an operation makes of the ``first`` tokens of ``x``; only attention looks at the others for it."""
+    if first is None:
+        return operation(x)
+    if isinstance(operation, PreNorm) and isinstance(operation[1], Attention):
+        return operation[1](operation[0](x), first)
+    return operation(x[:, :first])
+
+
 def make_operation(operation: Operation, dim: int) -> nn.Module:
     """Return an operation as a module on tokens ``[b, n, dim]``.
 
@@ -53,7 +66,7 @@ def make_operation(operation: Operation, dim: int) -> nn.Module:
         return nn.Identity()
     assert operation.size is not None
     module = Attention(dim, int(operation.size)) if operation.kind == "msa" else Mlp(dim, operation.size)
-    return nn.Sequential(OrderedDict([("norm", layer_norm(dim)), (operation.kind, module)]))
+    return PreNorm(OrderedDict([("norm", layer_norm(dim)), (operation.kind, module)]))
 
 
 class Cell(nn.Module):
@@ -73,12 +86,18 @@ class Cell(nn.Module):
         self.inputs = inputs
         self.edges = nn.ModuleDict({f"{source}-{target}": m for (source, target), m in edges.items()})
 
-    def nodes(self, x_prev_prev: Tensor, x_prev: Tensor, weights: Tensor | None = None) -> list[Tensor]:
-        """Return the outputs of the intermediate nodes, each ``[b, n, d]``."""
+    def nodes(
+        self, x_prev_prev: Tensor, x_prev: Tensor, weights: Tensor | None = None, first: int | None = None
+    ) -> list[Tensor]:
+        """Return the outputs of the nodes, each ``[b, n, d]``; of the last one only the ``first`` tokens."""
         states = [x_prev_prev, x_prev][2 - self.inputs :]
+        last = self.wiring[-1][1]
         for index, (source, target) in enumerate(self.wiring):
-            edge = self.edges[f"{source}-{target}"]
-            y = edge(states[source]) if weights is None else edge(states[source], weights[index])
+            edge, few = self.edges[f"{source}-{target}"], first if target == last else None
+            if weights is None:
+                y = first_tokens(edge, states[source], few)
+            else:
+                y = edge(states[source], weights[index], few)
             if target == len(states):
                 states.append(y)
             else:
@@ -90,12 +109,14 @@ class Cell(nn.Module):
         x_prev_prev: Float[Tensor, "b n d"],
         x_prev: Float[Tensor, "b n d"],
         weights: Float[Tensor, "edges operations"] | None = None,
-    ) -> Float[Tensor, "b n d"]:
-        """Return the sum of the nodes; ``weights`` are the mixing weights when the edges are mixed."""
-        first, *rest = self.nodes(x_prev_prev, x_prev, weights)
-        return sum(rest, start=first)
+        *,
+        first: int | None = None,
+    ) -> Float[Tensor, "b m d"]:
+        """Return the sum of the nodes, or its ``first`` tokens; ``weights`` are the mixing weights of mixed edges."""
+        node, *rest = (x[:, :first] for x in self.nodes(x_prev_prev, x_prev, weights, first))
+        return sum(rest, start=node)
 
-    def intermediates(self, *inputs: Tensor) -> dict[str, Tensor]:
+    def intermediates(self, *inputs: Any) -> dict[str, Tensor]:
         """Return the node outputs, shape ``[nodes, b, n, d]``."""
         return {"nodes": torch.stack(self.nodes(*inputs))}
 

@@ -47,12 +47,20 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * width)
         self.proj = nn.Linear(width, dim)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+    def _split(self, x: Tensor, first: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (of the ``first`` tokens), keys and values, each ``[b, heads, n, d_k]``."""
+        if first is None:
+            q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+            return q, k, v
+        width = self.proj.in_features
+        q = F.linear(x[:, :first], self.qkv.weight[:width], self.qkv.bias[:width])
+        kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
+        k, v = rearrange(kv, "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
+        return rearrange(q, "b n (h d) -> b h n d", h=self.num_heads), k, v
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Let every token gather from all tokens."""
-        q, k, v = self._split(x)
+    def forward(self, x: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
+        """Let every token gather from all tokens, or only the ``first`` ones."""
+        q, k, v = self._split(x, first)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
 
     def intermediates(self, x: Float[Tensor, "b n d"]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .encoder import Cell, Zero, build, make_operation
+from .encoder import Cell, Zero, build, first_tokens, make_operation
 from .space import Genotype, Operation, SearchSpace
 from .tokens import TokenSelection
 from .vit import VisionTransformer
@@ -35,10 +35,13 @@ class MixedEdge(nn.Module):
         """Return a candidate's module, with its weights."""
         return Zero() if operation.kind == "none" else self.operations[_key(operation)]
 
-    def forward(self, x: Float[Tensor, "b n d"], weights: Float[Tensor, " operations"]) -> Float[Tensor, "b n d"]:
-        """Mix the operations' outputs; zero adds nothing, so it is never computed."""
-        first, *rest = (weights[i].to(x.dtype) * self.operations[key](x) for i, key in self.terms)
-        return sum(rest, start=first)
+    def forward(
+        self, x: Float[Tensor, "b n d"], weights: Float[Tensor, " operations"], first: int | None = None
+    ) -> Float[Tensor, "b m d"]:
+        """Mix the operations' outputs, or their ``first`` tokens; zero adds nothing, so it is never computed."""
+        outputs = (first_tokens(self.operations[key], x, first) for _, key in self.terms)
+        y, *rest = (weights[i].to(x.dtype) * output for (i, _), output in zip(self.terms, outputs, strict=True))
+        return sum(rest, start=y)
 
 
 def _key(operation: Operation) -> str:

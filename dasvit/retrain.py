@@ -168,7 +168,7 @@ class Retraining:
 
 def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransformer:
     """Return the fresh network that the settings describe."""
-    return build(
+    network = build(
         resolve(settings.genotype),
         depth=settings.depth,
         dim=settings.dim,
@@ -178,6 +178,8 @@ def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransform
         num_classes=len(images.classes),
         init=settings.init,
     )
+    network.class_token_last = True
+    return network
 
 
 @torch.no_grad()

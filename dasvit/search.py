@@ -264,7 +264,7 @@ class SearchStage:
 
 def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, images: ImageSet) -> Supernet:
     """Return a fresh supernet for a stage."""
-    return Supernet(
+    supernet = Supernet(
         settings.space,
         candidates=candidates,
         depth=settings.stages[stage][0],
@@ -276,6 +276,8 @@ def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, 
         num_classes=len(images.classes),
         init=settings.init,
     )
+    supernet.class_token_last = True
+    return supernet
 
 
 def search(

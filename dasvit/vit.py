@@ -47,9 +47,14 @@ class EncoderLayer(nn.Module):
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, mlp_ratio)
 
-    def forward(self, x_prev_prev: Float[Tensor, "b n d"], x_prev: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Transform ``x_prev``; the layer before the last one is not looked at."""
-        x = x_prev + self.attn(self.norm1(x_prev))
+    def forward(
+        self, x_prev_prev: Float[Tensor, "b n d"], x_prev: Float[Tensor, "b n d"], *, first: int | None = None
+    ) -> Float[Tensor, "b m d"]:
+        """Transform ``x_prev``, or only its ``first`` tokens; the layer before the last one is not looked at."""
+        if first is None:
+            x = x_prev + self.attn(self.norm1(x_prev))
+        else:
+            x = x_prev[:, :first] + self.attn(self.norm1(x_prev), first)
         return x + self.mlp(self.norm2(x))
 
 
@@ -69,6 +74,8 @@ class VisionTransformer(nn.Module):
         pool: What is classified: the class ``"token"``, or the ``"mean"`` of the patch tokens.
 
     Attributes:
+        class_token_last: Whether the last layer computes the class token alone, when that is what is classified: the
+            same logits for less work. Off by default: whoever looks into the last layer finds all tokens.
         recompute: Whether a layer keeps only its inputs and is computed again in the backward pass (less memory, more
             time, the same gradients).
 
@@ -98,7 +105,7 @@ class VisionTransformer(nn.Module):
         if image_size % patch_size:
             raise ValueError(f"patch_size {patch_size} does not divide image_size {image_size}")
         self.image_size, self.in_channels, self.num_classes = image_size, in_channels, num_classes
-        self.patch_size, self.recompute = patch_size, False
+        self.patch_size, self.class_token_last, self.recompute = patch_size, False, False
         self.pool: Pool = pool
         num_patches = (image_size // patch_size) ** 2
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
@@ -126,12 +133,17 @@ class VisionTransformer(nn.Module):
 
     def forward_features(self, images: Float[Tensor, "b c h w"], *layer_args: Any) -> Float[Tensor, "b m d"]:
         """Return the tokens after the last layer and the final LayerNorm; ``layer_args`` reach every layer."""
+        return self._features(images, *layer_args)
+
+    def _features(self, images: Tensor, *layer_args: Any, first: int | None = None) -> Tensor:
+        """Return the tokens, of the last layer only the ``first`` ones."""
         x_prev = x = self.token_selection(self.embed(images))
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers, 1):
+            few: dict[str, Any] = {"first": first} if number == len(self.layers) and first is not None else {}
             if self.recompute and torch.is_grad_enabled():
-                y = checkpoint(layer, x_prev, x, *layer_args, use_reentrant=False)
+                y = checkpoint(layer, x_prev, x, *layer_args, use_reentrant=False, **few)
             else:
-                y = layer(x_prev, x, *layer_args)
+                y = layer(x_prev, x, *layer_args, **few)
             x_prev, x = x, y
         return self.norm(x)
 
@@ -154,7 +166,8 @@ class VisionTransformer(nn.Module):
             The logits ``[b, num_classes]``, with ``intermediates`` a pair of logits and dictionary.
         """
         if not intermediates:
-            return self.head(self.pooled(self.forward_features(images, *layer_args)))
+            first = 1 if self.class_token_last and self.pool == "token" else None
+            return self.head(self.pooled(self._features(images, *layer_args, first=first)))
         with recorded(self) as record:
             logits = self.head(self.pooled(self.forward_features(images, *layer_args)))
         return logits, record

@@ -87,3 +87,9 @@ def test_layers_must_agree():
         build_autoformer(24, [1, 2], [1, 2, 3])
     with pytest.raises(ValueError, match="patch_size 3 does not divide image_size 8"):
         build_autoformer(24, [1], [1], image_size=8, patch_size=3)
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+def test_the_first_tokens_alone(gathered):
+    layer, x = make(3, gathered), torch.randn(2, 10, 12, dtype=torch.double)
+    torch.testing.assert_close(layer(x, 1), layer(x)[:, :1], atol=1e-12, rtol=0)

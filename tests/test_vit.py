@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from dasvit import SearchSpace, Supernet, build
 from dasvit.layers import Attention, Mlp, PatchEmbed
 from dasvit.vit import EncoderLayer, VisionTransformer, init_weights
 
@@ -108,3 +109,27 @@ def test_init_keeps_the_scale_of_xavier_for_each_of_q_k_v():
 def test_what_does_not_fit_is_named(make, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         make()
+
+
+@pytest.mark.parametrize("architecture", ["vit_b16", "dasvit-cifar10", "supernet", "one node"])
+def test_the_last_layer_for_the_class_token_alone_gives_the_same_logits_and_gradients(architecture):
+    sizes = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 5, "dim": 24, "depth": 2}
+    if architecture == "supernet":
+        model = Supernet(SearchSpace(), **sizes)
+    elif architecture == "one node":
+        model = build('{"format": 1, "nodes": [[[0, "msa:4"], [1, "skip"]]]}', **sizes)
+    else:
+        model = build(architecture, **sizes)
+    model.double()
+    images = torch.randn(3, 1, 8, 8, dtype=torch.double)
+    results = []
+    for alone in (False, True):
+        model.class_token_last = alone
+        logits = model(images)
+        gradients = torch.autograd.grad(logits.square().sum(), list(model.parameters()), materialize_grads=True)
+        results.append([logits, *gradients])
+    torch.testing.assert_close(*results, atol=1e-10, rtol=1e-10)
+    if architecture == "supernet":
+        return
+    assert model.forward_features(images).shape == (3, 17, 24)  # whoever asks for features gets them all
+    assert model(images, intermediates=True)[0].shape == (3, 5)
