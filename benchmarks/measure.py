@@ -49,6 +49,21 @@ def peak_live_bytes(step: Callable[[], object], *held: nn.Module | torch.optim.O
     return max(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
 
 
+def saved_bytes(step: Callable[[], object]) -> int:
+    """Return the bytes that autograd keeps for the backward pass of ``step``: each storage once, no parameters."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(storages.values())
+
+
 def source() -> dict[str, Any]:
     """Return where a result comes from, with the command as it is to be typed, less the place of its file."""
     words = list(sys.argv[1:])

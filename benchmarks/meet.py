@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import tyro
 from measure import write
+from torch import nn
 from tqdm import tqdm
 
 from dasvit import SearchSpace
@@ -61,6 +62,14 @@ def total(row: dict[str, Any], name: str) -> float:
     return row["scores"].get(name, {"total": -math.inf})["total"]
 
 
+def scored(network: nn.Module, name: str, probe: Probe) -> float | None:
+    """Return a score, or nothing where an indicator cannot be computed (naswot without an MLP)."""
+    try:
+        return score(network, name, probe)["total"]
+    except ValueError:
+        return None
+
+
 def main(args: Meet) -> None:
     """Do what is not done yet and write the file."""
     start = time.perf_counter()
@@ -93,7 +102,7 @@ def main(args: Meet) -> None:
         torch.manual_seed(0)
         network = make_network(replace(train, genotype=row["genotype"], depth=row["depth"]), data.train)
         probe = Probe(train.image_size)
-        row["scores"] = {name: score(network, name, probe)["total"] for name in INDICATORS}
+        row["scores"] = {name: scored(network, name, probe) for name in INDICATORS}
     told = {
         "space": SPACE,
         "encoders": len(rows),

@@ -39,6 +39,14 @@ def test_finite_repeatable_and_harmless(name, kind, model, probe):
     assert model.training
 
 
+def test_the_short_last_layer_changes_no_score(model, probe):
+    whole = {name: score(model, name, probe) for name in INDICATORS}
+    model.class_token_last = True
+    for name in set(INDICATORS) - {"macs"}:  # which counts what is computed
+        assert score(model, name, probe)["total"] == pytest.approx(whole[name]["total"], rel=1e-9), name
+    assert model.class_token_last
+
+
 def test_baselines(model, probe):
     assert score(model, "params", probe) == {"total": sum(p.numel() for p in model.parameters())}
     assert score(model, "macs", probe) == {"total": complexity(model, 8).macs}

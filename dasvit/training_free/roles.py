@@ -126,8 +126,15 @@ def record_linear(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Linear
     Raises:
         ValueError: If the model hides its layers in ``nn.MultiheadAttention``.
     """
-    with _Recorder() as recorder:
-        output = model(images)
+    short = getattr(model, "class_token_last", False)
+    try:
+        if short:
+            model.class_token_last = False  # type: ignore[assignment]  # all tokens of the last layer are looked at
+        with _Recorder() as recorder:
+            output = model(images)
+    finally:
+        if short:
+            model.class_token_last = True  # type: ignore[assignment]
     makers = recorder.sources(output)
     if all(isinstance(s, _Call) for s in makers):  # else these are features: the tokens still carry their embedding
         for maker in makers:
