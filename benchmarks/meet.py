@@ -95,7 +95,9 @@ def main(args: Meet) -> None:
         for seed in range(args.seeds):
             path = args.runs / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
             settings = replace(train, genotype=genotype, seed=seed)
+            began = time.perf_counter()
             result = retrain(settings, data, path, resume=path.exists(), progress=True)
+            start += time.perf_counter() - began - sum(r["seconds"] for r in result.history)  # resumed ones count whole
             row = {"network": name, "genotype": genotype, "depth": train.depth, "seed": seed}
             table.append({**row, "parameters": pick["parameters"], "epochs": train.epochs, **result.accuracy})
     for row in table:
