@@ -40,6 +40,7 @@ LINKS = {
     "lightning_fabric.Fabric": "https://lightning.ai/docs/fabric/stable/api/fabric_methods.html",
     "pathlib.Path": PYTHON + "pathlib.html#pathlib.Path",
     "random.Random": PYTHON + "random.html#random.Random",
+    "collections.OrderedDict": PYTHON + "collections.html#collections.OrderedDict",
     "collections.abc.Callable": PYTHON + "collections.abc.html#collections.abc.Callable",
     "collections.abc.Iterable": PYTHON + "collections.abc.html#collections.abc.Iterable",
     "collections.abc.Iterator": PYTHON + "collections.abc.html#collections.abc.Iterator",
