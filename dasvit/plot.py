@@ -200,7 +200,7 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], indicator: str) -> Figure:
     """Plot an indicator's score of every network against its number of parameters, on a logarithmic axis if it can be.
 
     Args:
-        rows: Of :func:`~dasvit.training_free.tf_search`; those without a score are left out.
+        rows: Of :func:`~dasvit.training_free.search.tf_search`; those without a score are left out.
         indicator: Whose score.
     """
     scored = [row for row in rows if indicator in row["scores"]]
