@@ -90,7 +90,7 @@ class PlainSupernet(nn.Module):
         edges = list(ours.space.edges)
         self.trunk = VisionTransformer(
             lambda: PlainCell(edges, ours.candidates, ours.dim), depth=len(ours.layers), dim=ours.dim, **settings
-        )
+        ).to(ours.alpha)
         self.alpha = nn.Parameter(ours.alpha.detach().clone())
         theirs = [p for name, p in ours.named_parameters() if name != "alpha"]
         with torch.no_grad():  # both have their parameters in the same order

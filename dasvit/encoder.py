@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .layers import Attention, Mlp, layer_norm
+from .layers import LAYER_NORM_EPS, Attention, Mlp, layer_norm
 from .space import Edge, Genotype, Operation
 from .vit import EncoderLayer, VisionTransformer
 
@@ -30,6 +30,14 @@ def genotypes() -> dict[str, Genotype]:
     return {name: Genotype.from_json(_PUBLISHED.replace("HEADS", n)) for name, n in heads.items()}
 
 
+def normalise(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    """Return tokens with mean 0 and variance 1, as LayerNorm has them before it scales and shifts."""
+    x_hat = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
+    if torch.is_autocast_enabled(x.device.type):  # once, and not by each of the layers that read it
+        x_hat = x_hat.to(torch.get_autocast_dtype(x.device.type))
+    return x_hat
+
+
 class Zero(nn.Module):
     """The operation that cuts an edge."""
 
@@ -38,17 +46,42 @@ class Zero(nn.Module):
         return torch.zeros_like(x)
 
 
-class PreNorm(nn.Sequential):
-    """Attention or MLP on a LayerNorm of its input."""
+class PreNorm(nn.Module):
+    """Attention or MLP on a LayerNorm of its input.
 
+    Args:
+        kind: ``"msa"`` or ``"mlp"``, the name that the module goes by.
+        module: The attention or MLP.
+        dim: Width of a token.
+    """
 
-def first_tokens(operation: nn.Module, x: Tensor, first: int | None) -> Tensor:
-    """Return what an operation makes of the ``first`` tokens of ``x``; only attention looks at the others for it."""
-    if first is None:
-        return operation(x)
-    if isinstance(operation, PreNorm) and isinstance(operation[1], Attention):
-        return operation[1](operation[0](x), first)
-    return operation(x[:, :first])
+    def __init__(self, kind: str, module: Attention | Mlp, dim: int) -> None:
+        super().__init__()
+        self.norm = layer_norm(dim)
+        self.add_module(kind, module)
+        self._kind = kind
+
+    def forward(self, x: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
+        """Transform all tokens, or only the ``first`` ones; attention still looks at all of them."""
+        module = self._modules[self._kind]
+        if isinstance(module, Attention):
+            return module(self.norm(x), first=first)
+        return module(self.norm(x[:, :first]))  # type: ignore[misc]
+
+    def on_normalised(self, x_hat: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
+        """Do the same from tokens that are normalised already, but not yet scaled and shifted.
+
+        Scale γ and shift β of the norm become part of the linear layer behind it,
+        ``W(γ x̂ + β) + b = (Wγ) x̂ + (Wβ + b)``, so that all operations on a node read, and keep for the backward pass,
+        one tensor.
+        """
+        module = self._modules[self._kind]
+        assert isinstance(module, Attention | Mlp)
+        linear = module.qkv if isinstance(module, Attention) else module.fc1
+        affine = linear.weight * self.norm.weight, F.linear(self.norm.bias, linear.weight, linear.bias)
+        if isinstance(module, Attention):
+            return module(x_hat, first=first, affine=affine)
+        return module(x_hat[:, :first], affine)
 
 
 def make_operation(operation: Operation, dim: int) -> nn.Module:
@@ -66,7 +99,7 @@ def make_operation(operation: Operation, dim: int) -> nn.Module:
         return nn.Identity()
     assert operation.size is not None
     module = Attention(dim, int(operation.size)) if operation.kind == "msa" else Mlp(dim, operation.size)
-    return PreNorm(OrderedDict([("norm", layer_norm(dim)), (operation.kind, module)]))
+    return PreNorm(operation.kind, module, dim)
 
 
 class Cell(nn.Module):
@@ -92,12 +125,19 @@ class Cell(nn.Module):
         """Return the outputs of the nodes, each ``[b, n, d]``; of the last one only the ``first`` tokens."""
         states = [x_prev_prev, x_prev][2 - self.inputs :]
         last = self.wiring[-1][1]
+
+        @cache
+        def normalised(state: int) -> Tensor:
+            return normalise(states[state])
+
         for index, (source, target) in enumerate(self.wiring):
             edge, few = self.edges[f"{source}-{target}"], first if target == last else None
-            if weights is None:
-                y = first_tokens(edge, states[source], few)
+            if weights is not None:
+                y = edge(states[source], weights[index], few, normalised(source))
+            elif isinstance(edge, PreNorm):
+                y = edge(states[source], few)
             else:
-                y = edge(states[source], weights[index], few)
+                y = edge(states[source][:, :few])
             if target == len(states):
                 states.append(y)
             else:
@@ -116,7 +156,7 @@ class Cell(nn.Module):
         node, *rest = (x[:, :first] for x in self.nodes(x_prev_prev, x_prev, weights, first))
         return sum(rest, start=node)
 
-    def intermediates(self, *inputs: Any) -> dict[str, Tensor]:
+    def intermediates(self, *inputs: Any, **_how: Any) -> dict[str, Tensor]:
         """Return the node outputs, shape ``[nodes, b, n, d]``."""
         return {"nodes": torch.stack(self.nodes(*inputs))}
 

@@ -7,6 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+Affine = tuple[Tensor, Tensor]
+"""Weight and bias of a linear layer."""
+
 
 class PatchEmbed(nn.Module):
     """Cut an image into square patches and map each one linearly to a token.
@@ -47,25 +50,39 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * width)
         self.proj = nn.Linear(width, dim)
 
-    def _split(self, x: Tensor, first: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(
+        self, x: Tensor, first: int | None = None, affine: Affine | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (of the ``first`` tokens), keys and values, each ``[b, heads, n, d_k]``."""
+        weight, bias = affine or (self.qkv.weight, self.qkv.bias)
         if first is None:
-            q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+            qkv = F.linear(x, weight, bias)
+            q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
             return q, k, v
         width = self.proj.in_features
-        q = F.linear(x[:, :first], self.qkv.weight[:width], self.qkv.bias[:width])
-        kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
+        q = F.linear(x[:, :first], weight[:width], bias[:width])
+        kv = F.linear(x, weight[width:], bias[width:])
         k, v = rearrange(kv, "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
         return rearrange(q, "b n (h d) -> b h n d", h=self.num_heads), k, v
 
-    def forward(self, x: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
-        """Let every token gather from all tokens, or only the ``first`` ones."""
-        q, k, v = self._split(x, first)
+    def forward(
+        self, x: Float[Tensor, "b n d"], first: int | None = None, affine: Affine | None = None
+    ) -> Float[Tensor, "b m d"]:
+        """Let every token gather from all tokens.
+
+        Args:
+            x: Tokens.
+            first: Only so many tokens gather; by default all.
+            affine: Weight and bias that take the place of those of ``qkv``.
+        """
+        q, k, v = self._split(x, first, affine)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
 
-    def intermediates(self, x: Float[Tensor, "b n d"]) -> dict[str, Tensor]:
+    def intermediates(
+        self, x: Float[Tensor, "b n d"], first: int | None = None, affine: Affine | None = None
+    ) -> dict[str, Tensor]:
         """Return the attention maps ``softmax(Q Kᵀ / √d_k)`` of input ``x``, shape ``[b, heads, n, n]``."""
-        q, k, _ = self._split(x)
+        q, k, _ = self._split(x, first, affine)
         return {"attention": (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)}
 
 
@@ -89,11 +106,15 @@ class Mlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Transform every token by itself."""
-        return self.fc2(self.act(self.fc1(x)))
+    def forward(self, x: Float[Tensor, "b n d"], affine: Affine | None = None) -> Float[Tensor, "b n d"]:
+        """Transform every token by itself; ``affine``, weight and bias, takes the place of those of ``fc1``."""
+        return self.fc2(self.act(self.fc1(x) if affine is None else F.linear(x, *affine)))
+
+
+LAYER_NORM_EPS = 1e-6
+"""Epsilon of the LayerNorm used throughout, that of the published ViT."""
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:
     """Return the LayerNorm used throughout; epsilon 1e-6, as the published ViT has it."""
-    return nn.LayerNorm(dim, eps=1e-6)
+    return nn.LayerNorm(dim, eps=LAYER_NORM_EPS)

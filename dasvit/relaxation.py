@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .encoder import Cell, Zero, build, first_tokens, make_operation
+from .encoder import Cell, PreNorm, Zero, build, make_operation, normalise
 from .space import Genotype, Operation, SearchSpace
 from .tokens import TokenSelection
 from .vit import VisionTransformer
@@ -36,10 +36,23 @@ class MixedEdge(nn.Module):
         return Zero() if operation.kind == "none" else self.operations[_key(operation)]
 
     def forward(
-        self, x: Float[Tensor, "b n d"], weights: Float[Tensor, " operations"], first: int | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        weights: Float[Tensor, " operations"],
+        first: int | None = None,
+        x_hat: Float[Tensor, "b n d"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Mix the operations' outputs, or their ``first`` tokens; zero adds nothing, so it is never computed."""
-        outputs = (first_tokens(self.operations[key], x, first) for _, key in self.terms)
+        """Mix the operations' outputs; zero adds nothing, so it is never computed.
+
+        Args:
+            x: Tokens.
+            weights: Mixing weights p.
+            first: Only so many tokens are wanted; by default all.
+            x_hat: ``x`` normalised, see :func:`~dasvit.encoder.normalise`; found here if not given.
+        """
+        x_hat = normalise(x) if x_hat is None else x_hat
+        operations = (self.operations[key] for _, key in self.terms)
+        outputs = (op.on_normalised(x_hat, first) if isinstance(op, PreNorm) else op(x[:, :first]) for op in operations)
         y, *rest = (weights[i].to(x.dtype) * output for (i, _), output in zip(self.terms, outputs, strict=True))
         return sum(rest, start=y)
 

@@ -183,10 +183,10 @@ def recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     record: dict[str, Tensor] = {}
 
     def watch(name: str, module: Any) -> torch.utils.hooks.RemovableHandle:
-        def note(_module: nn.Module, inputs: tuple[Any, ...], _output: Tensor) -> None:
-            record.update({f"{name}.{what}": x for what, x in module.intermediates(*inputs).items()})
+        def note(_module: nn.Module, inputs: tuple[Any, ...], how: dict[str, Any], _output: Tensor) -> None:
+            record.update({f"{name}.{what}": x for what, x in module.intermediates(*inputs, **how).items()})
 
-        return module.register_forward_hook(note)
+        return module.register_forward_hook(note, with_kwargs=True)
 
     handles = [watch(name, m) for name, m in model.named_modules() if hasattr(m, "intermediates")]
     try:

@@ -2,8 +2,10 @@ import random
 
 import pytest
 import torch
+from plain_supernet import PlainSupernet
 
 from dasvit import Operation, SearchSpace, Supernet, derive, prune
+from dasvit.encoder import make_operation, normalise
 from dasvit.relaxation import MixedEdge
 
 SMALL = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 5, "dim": 24, "depth": 2}
@@ -145,3 +147,44 @@ def test_prune_refuses(keep):
 def test_candidates_are_checked(candidates, words):
     with pytest.raises(ValueError, match=words):
         supernet(candidates=candidates)
+
+
+def test_operations_on_a_normalised_node_are_the_operations():
+    x = torch.randn(2, 5, 24, dtype=torch.double, requires_grad=True)
+    for operation in SearchSpace().operations:
+        module = make_operation(operation, 24).double()
+        if operation.kind in ("none", "skip"):
+            continue
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter)
+        for first in (None, 1):
+            results = []
+            for y in (module(x, first), module.on_normalised(normalise(x), first)):
+                results.append([y, *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])])
+            torch.testing.assert_close(*results, atol=1e-10, rtol=1e-10)
+
+
+def test_the_supernet_is_that_of_the_plain_way():
+    ours = Supernet(SearchSpace(), depth=2, dim=24, image_size=8, patch_size=2, in_channels=1, num_classes=5).double()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    ours.class_token_last = True
+    plain, images = PlainSupernet(ours), torch.randn(3, 1, 8, 8, dtype=torch.double)
+    theirs = [plain.alpha, *plain.trunk.parameters()]
+    mine = [ours.alpha, *ours.network_parameters]
+    results = []
+    for model, parameters in ((plain, theirs), (ours, mine)):
+        logits = model(images)
+        results.append([logits, *torch.autograd.grad(logits.square().sum(), parameters)])
+    torch.testing.assert_close(*results, atol=1e-10, rtol=1e-10)
+
+
+def test_attention_maps_of_the_supernet_are_those_of_the_network_in_it():
+    ours = Supernet(SearchSpace(), depth=1, dim=24, image_size=8, patch_size=2, in_channels=1, num_classes=5).double()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    images = torch.randn(3, 1, 8, 8, dtype=torch.double)
+    _, inside = ours(images, intermediates=True)
+    operation = ours.layers[0].edges["0-2"].module(Operation.parse("msa:4"))
+    expected = operation.msa.intermediates(operation.norm(ours.embed(images)))["attention"]
+    torch.testing.assert_close(inside["layers.0.edges.0-2.operations.msa:4.msa.attention"], expected)
