@@ -135,7 +135,8 @@ def te(model: nn.Module, probe: Probe) -> Score:
     points = torch.rand(1000, 2, generator=generator).to(images)
     a, b, c = images[:3]
     plane = (a + points[:, :1, None, None] * (b - a) + points[:, 1:, None, None] * (c - a)).split(50)
-    found = {row.tobytes() for part in plane for row in _patterns(model, Probe(probe.image_size, part)).bool().cpu().numpy()}
+    patterns = (_patterns(model, Probe(probe.image_size, part)).bool().cpu().numpy() for part in plane)
+    found = {row.tobytes() for part in patterns for row in part}
     return {"total": math.log(len(found)) - math.log(condition), "regions": float(len(found)), "condition": condition}
 
 
