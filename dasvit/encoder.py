@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,13 @@ class Cell(nn.Module):
         """Return the outputs of the nodes, each ``[b, n, d]``; of the last one only the ``first`` tokens."""
         states = [x_prev_prev, x_prev][2 - self.inputs :]
         last = self.wiring[-1][1]
-
-        @cache
-        def normalised(state: int) -> Tensor:
-            return normalise(states[state])
-
+        normalised: dict[int, Tensor] = {}
         for index, (source, target) in enumerate(self.wiring):
             edge, few = self.edges[f"{source}-{target}"], first if target == last else None
             if weights is not None:
-                y = edge(states[source], weights[index], few, normalised(source))
+                if source not in normalised:  # once for all edges that leave a node
+                    normalised[source] = normalise(states[source])
+                y = edge(states[source], weights[index], few, normalised[source])
             elif isinstance(edge, PreNorm):
                 y = edge(states[source], few)
             else:
