@@ -78,7 +78,7 @@ class PreNorm(nn.Module):
         module = self._modules[self._kind]
         assert isinstance(module, Attention | Mlp)
         linear = module.qkv if isinstance(module, Attention) else module.fc1
-        affine = linear.weight * self.norm.weight, F.linear(self.norm.bias, linear.weight, linear.bias)
+        affine = linear.weight * self.norm.weight, (linear.weight * self.norm.bias).sum(dim=-1) + linear.bias
         if isinstance(module, Attention):
             return module(x_hat, first=first, affine=affine)
         return module(x_hat[:, :first], affine)

@@ -54,11 +54,11 @@ class Attention(nn.Module):
         self, x: Tensor, first: int | None = None, affine: Affine | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (of the ``first`` tokens), keys and values, each ``[b, heads, n, d_k]``."""
-        weight, bias = affine or (self.qkv.weight, self.qkv.bias)
         if first is None:
-            qkv = F.linear(x, weight, bias)
+            qkv = self.qkv(x) if affine is None else F.linear(x, *affine)
             q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
             return q, k, v
+        weight, bias = affine or (self.qkv.weight, self.qkv.bias)
         width = self.proj.in_features
         q = F.linear(x[:, :first], weight[:width], bias[:width])
         kv = F.linear(x, weight[width:], bias[width:])
