@@ -62,7 +62,10 @@ TABLE_1 = {
     "AutoFormer-B": Row(autoformer_b, "52.5", "11.6"),
     "DASViT": Row(partial(build, "dasvit-cifar10"), "50.4", "9.9"),
 }
-"""The rows by name: networks of torchvision and timm, and ours; what the paper prints."""
+"""The rows by name: networks of torchvision and timm, and ours; what the paper prints.
+
+:meta hide-value:
+"""
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,10 @@ INDICATORS: dict[str, Callable[[nn.Module, Probe], Score]] = {
     "params": params,
     "macs": macs,
 }
-"""The indicators by name."""
+"""The indicators by name.
+
+:meta hide-value:
+"""
 
 
 def score(model: nn.Module, indicator: str, probe: Probe | None = None) -> Score:

@@ -272,7 +272,10 @@ SPACES: dict[str, Space] = {
     "dasvit": DasvitSpace(),
     "dasvit-xs": DasvitSpace(dim=48, depth=6),
 }
-"""The spaces by name; those that end in -xs are for images of few pixels."""
+"""The spaces by name; those that end in -xs are for images of few pixels.
+
+:meta hide-value:
+"""
 
 
 def find(name: str) -> tuple[str, int] | None:
