@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..autoformer import HEAD_DIM, MAX_DISTANCE, build_autoformer
 from ..encoder import build
@@ -170,12 +170,11 @@ class AutoFormerSpace:
         So two networks share what they have in common, as in AutoFormer's super-network, and nothing is drawn twice.
         The weights are views and want no gradient: the network is to be scored, not to be trained.
         """
-        with torch.device("meta"):
-            model = self.fresh(number, shape)
-        largest = _weights(self, shape)
-        state = {name: _slice(largest[name], p.shape, ".qkv." in name) for name, p in model.named_parameters()}
-        model.load_state_dict(state, assign=True)
-        return model.requires_grad_(False)
+        c = self[number]
+        layers = list(enumerate(zip(c.num_heads, c.mlp_ratios, strict=True)))
+        model = _part(self, shape, c.dim, *layers[0])
+        model.layers = nn.ModuleList(_layer(self, shape, c.dim, *layer) for layer in layers)
+        return model
 
     def fresh(self, number: int, shape: Shape, init: Init = "trunc_normal") -> VisionTransformer:
         """Return a network with weights of its own, to be trained; they are drawn by torch's global generator."""
@@ -195,6 +194,24 @@ def _trunk_parameters(dim: int, shape: Shape) -> int:
     patches = (shape.image_size // shape.patch_size) ** 2
     embedding = shape.in_channels * shape.patch_size**2 + 1
     return dim * (embedding + 1 + (1 + patches) + 2) + (dim + 1) * shape.num_classes
+
+
+def _part(space: AutoFormerSpace, shape: Shape, dim: int, index: int, choice: tuple[int, float]) -> VisionTransformer:
+    """Return a network of one layer, that of ``index`` in larger ones."""
+    with torch.device("meta"):
+        model = space._make(dim, [choice[0]], [choice[1]], shape, "trunc_normal")
+    largest, state = _weights(space, shape), {}
+    for name, p in model.named_parameters():
+        source = largest[name.replace("layers.0.", f"layers.{index}.", 1)]
+        state[name] = _slice(source, p.shape, ".qkv." in name)
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False)
+
+
+@cache
+def _layer(space: AutoFormerSpace, shape: Shape, dim: int, index: int, choice: tuple[int, float]) -> nn.Module:
+    """Return an encoder layer; all networks that have it share it."""
+    return _part(space, shape, dim, index, choice).layers[0]
 
 
 def _slice(largest: Tensor, shape: Sequence[int], three: bool) -> Tensor:
