@@ -1,5 +1,6 @@
 import json
 
+import distributed
 import joblib
 import pytest
 
@@ -55,7 +56,6 @@ def test_the_number_of_processes_changes_nothing(searched, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_cluster_of_dask_gives_the_same(searched, tmp_path):
-    distributed = pytest.importorskip("distributed")
     cluster = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
     with distributed.Client(**cluster), joblib.parallel_config(backend="dask"):
         tf_search(settings(indicators=("dss", "naswot")), tmp_path / "run", jobs=-1)
