@@ -168,7 +168,7 @@ class AutoFormerSpace:
         """Return a network with weights that are slices of larger ones, drawn once for the whole space.
 
         So two networks share what they have in common, as in AutoFormer's super-network, and nothing is drawn twice.
-        The weights are views and want no gradient: the network is to be scored, not to be trained.
+        Weights are views, layers are shared, and nothing wants a gradient: it is to be scored, not to be trained.
         """
         c = self[number]
         layers = list(enumerate(zip(c.num_heads, c.mlp_ratios, strict=True)))
