@@ -1,4 +1,4 @@
-"""What every benchmark shares: timing side by side, exact bytes of live tensors, one JSON file with its provenance."""
+"""What every benchmark shares: timing side by side, one JSON file with its provenance."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.distributed._tools.mem_tracker import MemTracker
 from tqdm import tqdm
 
 from dasvit.runs import provenance
@@ -34,34 +32,6 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> d
             if round_:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def peak_live_bytes(step: Callable[[], object], *held: nn.Module | torch.optim.Optimizer) -> int:
-    """Return the most bytes of tensors alive during ``step``, those of ``held`` (weights, optimiser state) included.
-
-    Every tensor is counted from its creation to its release, on any device: exact, and the same on every machine; what
-    an allocator adds on top is not in it.
-    """
-    tracker = MemTracker()
-    tracker.track_external(*held)
-    with tracker:
-        step()
-    return max(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
-
-
-def saved_bytes(step: Callable[[], object]) -> int:
-    """Return the bytes that autograd keeps for the backward pass of ``step``: each storage once, no parameters."""
-    storages: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return sum(storages.values())
 
 
 def source() -> dict[str, Any]:

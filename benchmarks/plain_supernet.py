@@ -26,7 +26,7 @@ class PlainAttention(Attention):
 
     def forward(self, x: Tensor, first: int | None = None) -> Tensor:
         """Let every token gather from all tokens."""
-        q, k, v = self._split(x)
+        q, k, v = self.split(self.qkv(x))
         attention = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)
         return self.proj(rearrange(attention @ v, "b h n d -> b n (h d)"))
 

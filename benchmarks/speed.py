@@ -18,10 +18,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 import tyro
-from measure import interleaved, peak_live_bytes, write
+from measure import interleaved, write
 from torch import nn
 
 from dasvit.complexity import complexity
+from dasvit.memory import peak_live_bytes
 from dasvit.zoo import IMAGE_SIZE, TABLE_1
 
 

@@ -11,7 +11,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .layers import Affine, Attention
+from .layers import Attention
 from .vit import EncoderLayer, VisionTransformer
 
 HEAD_DIM = 64
@@ -105,11 +105,10 @@ class RelativeAttention(Attention):
         self.relative_keys = RelativePosition(head_dim)
         self.relative_values = RelativePosition(head_dim)
 
-    def forward(
-        self, x: Float[Tensor, "b n d"], first: int | None = None, affine: Affine | None = None
-    ) -> Float[Tensor, "b m d"]:
+    def forward(self, x: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
         """Let every token, or only the ``first`` ones, gather from all tokens, each seen from where it stands."""
-        q, k, v = self._split(x, first, affine)
+        q, k, v = self.split(self.qkv(x))
+        q = q[:, :, :first]
         slots = token_slots(self.grid, x.device)
         index = relative_index(slots[:first], self.grid)
         if self.gathered:
@@ -127,13 +126,11 @@ class RelativeAttention(Attention):
         logits = q @ k.transpose(-2, -1) + self.relative_keys(q, index, "keys", slots)
         return (logits / q.shape[-1] ** 0.5).softmax(dim=-1)
 
-    def intermediates(
-        self, x: Float[Tensor, "b n d"], first: int | None = None, affine: Affine | None = None
-    ) -> dict[str, Tensor]:
+    def intermediates(self, x: Float[Tensor, "b n d"], first: int | None = None) -> dict[str, Tensor]:
         """Return the attention maps of input ``x``, shape ``[b, heads, n, n]``."""
-        q, k, _ = self._split(x, first, affine)
+        q, k, _ = self.split(self.qkv(x))
         slots = token_slots(self.grid, x.device)
-        return {"attention": self._attention(q, k, slots, relative_index(slots[:first], self.grid))}
+        return {"attention": self._attention(q[:, :, :first], k, slots, relative_index(slots[:first], self.grid))}
 
 
 def build_autoformer(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .layers import LAYER_NORM_EPS, Attention, Mlp, layer_norm
+from .layers import Attention, Mlp, layer_norm
+from .lean import normalise
 from .space import Edge, Genotype, Operation
 from .vit import EncoderLayer, VisionTransformer
 
@@ -28,14 +28,6 @@ def genotypes() -> dict[str, Genotype]:
     """
     heads = {"dasvit-cifar10": "8", "dasvit-imagenet100": "12"}
     return {name: Genotype.from_json(_PUBLISHED.replace("HEADS", n)) for name, n in heads.items()}
-
-
-def normalise(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-    """Return tokens with mean 0 and variance 1, as LayerNorm has them before it scales and shifts."""
-    x_hat = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
-    if torch.is_autocast_enabled(x.device.type):  # once, and not by each of the layers that read it
-        x_hat = x_hat.to(torch.get_autocast_dtype(x.device.type))
-    return x_hat
 
 
 class Zero(nn.Module):
@@ -61,27 +53,16 @@ class PreNorm(nn.Module):
         self.add_module(kind, module)
         self._kind = kind
 
+    @property
+    def module(self) -> nn.Module:
+        """The attention or MLP."""
+        return self.get_submodule(self._kind)
+
     def forward(self, x: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
         """Transform all tokens, or only the ``first`` ones; attention still looks at all of them."""
-        module = self._modules[self._kind]
-        if isinstance(module, Attention):
-            return module(self.norm(x), first=first)
-        return module(self.norm(x[:, :first]))  # type: ignore[misc]
-
-    def on_normalised(self, x_hat: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
-        """Do the same from tokens that are normalised already, but not yet scaled and shifted.
-
-        Scale γ and shift β of the norm become part of the linear layer behind it,
-        ``W(γ x̂ + β) + b = (Wγ) x̂ + (Wβ + b)``, so that all operations on a node read, and keep for the backward pass,
-        one tensor.
-        """
-        module = self._modules[self._kind]
-        assert isinstance(module, Attention | Mlp)
-        linear = module.qkv if isinstance(module, Attention) else module.fc1
-        affine = linear.weight * self.norm.weight, (linear.weight * self.norm.bias).sum(dim=-1) + linear.bias
-        if isinstance(module, Attention):
-            return module(x_hat, first=first, affine=affine)
-        return module(x_hat[:, :first], affine)
+        if isinstance(self.module, Attention):
+            return self.module(self.norm(x), first=first)
+        return self.module(self.norm(x[:, :first]))
 
 
 def make_operation(operation: Operation, dim: int) -> nn.Module:
@@ -129,9 +110,9 @@ class Cell(nn.Module):
         for index, (source, target) in enumerate(self.wiring):
             edge, few = self.edges[f"{source}-{target}"], first if target == last else None
             if weights is not None:
-                if source not in normalised:  # once for all edges that leave a node
+                if torch.is_grad_enabled() and source not in normalised:  # once for all edges that leave a node
                     normalised[source] = normalise(states[source])
-                y = edge(states[source], weights[index], few, normalised[source])
+                y = edge(states[source], weights[index], few, normalised.get(source))
             elif isinstance(edge, PreNorm):
                 y = edge(states[source], few)
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,7 +44,6 @@ class FairnessSettings:
             raise ValueError(f"fairness limits {self.lower} and {self.upper}: need 0 <= lower <= upper <= 1")
 
 
-@lru_cache
 def kind_mask(
     candidates: Candidates, kind: str, device: torch.device | None = None
 ) -> Bool[Tensor, "edges operations"]:
@@ -61,8 +59,8 @@ def skip_term(p: Float[Tensor, "edges operations"], candidates: Candidates) -> F
 
 def type_weights(p: Float[Tensor, "edges operations"], candidates: Candidates) -> dict[str, Tensor]:
     """Return ``W_T``, Eq. (17), for each type still in play: its total weight on an edge, averaged over edges."""
-    masks = {kind: kind_mask(candidates, kind, p.device) for kind in TYPES}
-    return {kind: (p * mask).sum() / len(p) for kind, mask in masks.items() if mask.any()}
+    in_play = {op.kind for operations in candidates for op in operations}
+    return {kind: (p * kind_mask(candidates, kind, p.device)).sum() / len(p) for kind in TYPES if kind in in_play}
 
 
 def type_term(

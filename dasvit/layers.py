@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 Affine = tuple[Tensor, Tensor]
-"""Weight and bias of a linear layer."""
+"""Scale γ and shift β of a LayerNorm."""
+
+
+def attend(
+    q: Float[Tensor, "b h m k"], k: Float[Tensor, "b h n k"], v: Float[Tensor, "b h n k"]
+) -> Float[Tensor, "b m width"]:
+    """Return ``softmax(Q Kᵀ / √d_k) V``, heads side by side."""
+    slow = q.is_cpu and q.dtype == torch.bfloat16  # torch's fused attention is, there: ten times in the backward pass
+    y = attention_map(q, k) @ v if slow else F.scaled_dot_product_attention(q, k, v)
+    return rearrange(y, "b h m k -> b m (h k)")
+
+
+def attention_map(q: Float[Tensor, "b h m k"], k: Float[Tensor, "b h n k"]) -> Float[Tensor, "b h m n"]:
+    """Return ``softmax(Q Kᵀ / √d_k)``."""
+    return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)
 
 
 class PatchEmbed(nn.Module):
@@ -50,40 +65,50 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * width)
         self.proj = nn.Linear(width, dim)
 
-    def _split(
-        self, x: Tensor, first: int | None = None, affine: Affine | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries (of the ``first`` tokens), keys and values, each ``[b, heads, n, d_k]``."""
-        if first is None:
-            qkv = self.qkv(x) if affine is None else F.linear(x, *affine)
-            q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-            return q, k, v
-        weight, bias = affine or (self.qkv.weight, self.qkv.bias)
-        width = self.proj.in_features
-        q = F.linear(x[:, :first], weight[:width], bias[:width])
-        kv = F.linear(x, weight[width:], bias[width:])
-        k, v = rearrange(kv, "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
-        return rearrange(q, "b n (h d) -> b h n d", h=self.num_heads), k, v
+    def split(self, qkv: Float[Tensor, "b n three_width"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, each ``[b, heads, n, d_k]``, from what ``qkv`` returned."""
+        q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=self.num_heads) for x in qkv.chunk(3, dim=-1))
+        return q, k, v
 
-    def forward(
-        self, x: Float[Tensor, "b n d"], first: int | None = None, affine: Affine | None = None
-    ) -> Float[Tensor, "b m d"]:
-        """Let every token gather from all tokens.
+    def forward(self, x: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
+        """Let every token gather from all tokens, or only the ``first`` ones."""
+        if first is not None:
+            return self.proj(self.gather(x, first))
+        return self.proj(attend(*self.split(self.qkv(x))))
+
+    def gather(
+        self, x: Float[Tensor, "b n d"], first: int, affine: Affine | None = None
+    ) -> Float[Tensor, "b first width"]:
+        """Return what the heads of the ``first`` tokens gather, before it is projected; no keys or values are made.
+
+        With few queries it is less work to bring the queries to the tokens than the tokens to keys and values:
+        ``q·(W_k x) = (W_kᵀ q)·x`` and ``Σ_j a_j W_v x_j = W_v Σ_j a_j x_j``. Biases of keys add the same to all scores
+        of a query, which the softmax does not see.
 
         Args:
             x: Tokens.
-            first: Only so many tokens gather; by default all.
-            affine: Weight and bias that take the place of those of ``qkv``.
+            first: How many of them gather.
+            affine: Scale γ and shift β that ``x`` has not had yet; it is not made for all tokens then either.
         """
-        q, k, v = self._split(x, first, affine)
-        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+        width = self.proj.in_features
+        (w_q, w_k, w_v), (b_q, _, b_v) = self.qkv.weight.split(width), self.qkv.bias.split(width)
+        asking = x[:, :first] if affine is None else x[:, :first] * affine[0] + affine[1]
+        q = rearrange(F.linear(asking, w_q, b_q), "b f (h k) -> b f h k", h=self.num_heads)
+        onto_tokens = einsum(q, rearrange(w_k, "(h k) d -> h k d", h=self.num_heads), "b f h k, h k d -> b f h d")
+        if affine is not None:
+            onto_tokens = onto_tokens * affine[0]
+        scores = onto_tokens.flatten(1, 2) @ x.transpose(-2, -1) / q.shape[-1] ** 0.5
+        mean = scores.softmax(dim=-1).to(x.dtype) @ x
+        if affine is not None:
+            mean = mean * affine[0] + affine[1]
+        mean = rearrange(mean, "b (f h) d -> b f h d", h=self.num_heads)
+        values = einsum(mean, rearrange(w_v, "(h k) d -> h k d", h=self.num_heads), "b f h d, h k d -> b f h k")
+        return values.flatten(-2) + b_v.to(values.dtype)
 
-    def intermediates(
-        self, x: Float[Tensor, "b n d"], first: int | None = None, affine: Affine | None = None
-    ) -> dict[str, Tensor]:
+    def intermediates(self, x: Float[Tensor, "b n d"], first: int | None = None) -> dict[str, Tensor]:
         """Return the attention maps ``softmax(Q Kᵀ / √d_k)`` of input ``x``, shape ``[b, heads, n, n]``."""
-        q, k, _ = self._split(x, first, affine)
-        return {"attention": (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)}
+        q, k, _ = self.split(self.qkv(x))
+        return {"attention": attention_map(q[:, :, :first], k)}
 
 
 class Mlp(nn.Module):
@@ -106,9 +131,9 @@ class Mlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Float[Tensor, "b n d"], affine: Affine | None = None) -> Float[Tensor, "b n d"]:
-        """Transform every token by itself; ``affine``, weight and bias, takes the place of those of ``fc1``."""
-        return self.fc2(self.act(self.fc1(x) if affine is None else F.linear(x, *affine)))
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Transform every token by itself."""
+        return self.fc2(self.act(self.fc1(x)))
 
 
 LAYER_NORM_EPS = 1e-6

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .encoder import Cell, PreNorm, Zero, build, make_operation, normalise
+from .encoder import Cell, PreNorm, Zero, build, make_operation
+from .lean import weighted
 from .space import Genotype, Operation, SearchSpace
 from .tokens import TokenSelection
 from .vit import VisionTransformer
 
 Candidates = tuple[tuple[Operation, ...], ...]
 """The operations in play on each edge of the space, in the order of its edges."""
+
+Recompute = Literal["none", "operations", "layers"]
+"""What a supernet computes again in the backward pass."""
 
 
 class MixedEdge(nn.Module):
@@ -24,10 +29,14 @@ class MixedEdge(nn.Module):
     Args:
         operations: The candidates.
         dim: Width D of a token.
+
+    Attributes:
+        recompute: Whether what attention and MLPs have inside is computed again in the backward pass.
     """
 
     def __init__(self, operations: Sequence[Operation], dim: int) -> None:
         super().__init__()
+        self.recompute = False
         self.terms = [(i, _key(op)) for i, op in enumerate(operations) if op.kind != "none"]
         self.operations = nn.ModuleDict({key: make_operation(operations[i], dim) for i, key in self.terms})
 
@@ -48,12 +57,22 @@ class MixedEdge(nn.Module):
             x: Tokens.
             weights: Mixing weights p.
             first: Only so many tokens are wanted; by default all.
-            x_hat: ``x`` normalised, see :func:`~dasvit.encoder.normalise`; found here if not given.
+            x_hat: ``x`` normalised, see :func:`~dasvit.lean.normalise`. If given, attention and MLPs are computed from
+                it in the lean way, unless someone listens to one of them by a hook.
         """
-        x_hat = normalise(x) if x_hat is None else x_hat
-        operations = (self.operations[key] for _, key in self.terms)
-        outputs = (op.on_normalised(x_hat, first) if isinstance(op, PreNorm) else op(x[:, :first]) for op in operations)
-        y, *rest = (weights[i].to(x.dtype) * output for (i, _), output in zip(self.terms, outputs, strict=True))
+        each = weights.unbind()
+
+        def term(index: int, operation: nn.Module) -> Tensor:
+            if not isinstance(operation, PreNorm):
+                return each[index].to(x.dtype) * operation(x[:, :first])
+            if x_hat is None or operation.module._forward_hooks:
+                return each[index].to(x.dtype) * operation(x, first)
+            inputs = operation.norm, operation.module, x_hat, each[index], first
+            if self.recompute and torch.is_grad_enabled():
+                return checkpoint(weighted, *inputs, use_reentrant=False, preserve_rng_state=False)
+            return weighted(*inputs)
+
+        y, *rest = (term(index, self.operations[key]) for index, key in self.terms)
         return sum(rest, start=y)
 
 
@@ -70,6 +89,8 @@ class Supernet(VisionTransformer):
         depth: Number of layers.
         dim: Width D of a token.
         keep_ratio: Share of patch tokens kept (chapter 4).
+        recompute: What is computed again in the backward pass instead of being kept: the inside of ``"operations"``, or
+            whole ``"layers"`` (and their operations when their turn comes). The same gradients, more time.
         **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init`` of
             :class:`~dasvit.vit.VisionTransformer`.
 
@@ -85,6 +106,7 @@ class Supernet(VisionTransformer):
         depth: int = 2,
         dim: int = 768,
         keep_ratio: float = 1.0,
+        recompute: Recompute = "none",
         **settings: Any,
     ) -> None:
         candidates = candidates or (space.operations,) * len(space.edges)
@@ -97,6 +119,10 @@ class Supernet(VisionTransformer):
             make_selection=lambda: TokenSelection(dim, keep_ratio) if keep_ratio != 1 else nn.Identity(),
             **settings,
         )
+        self.recompute = recompute == "layers"
+        for module in self.modules():
+            if isinstance(module, MixedEdge):
+                module.recompute = recompute != "none"
         self.space, self.candidates = space, candidates
         self.dim, self.settings = dim, {"depth": depth, **settings}
         self.alpha = nn.Parameter(1e-3 * torch.randn(len(candidates), len(candidates[0])))

@@ -18,7 +18,7 @@ from .data import Data, DataSettings
 from .fairness import FairnessSettings, fairness_term
 from .images import Batch, ImageSet
 from .loop import Hardware, cosine_schedule, make_fabric, run_epochs
-from .relaxation import Candidates, Supernet, prune
+from .relaxation import Candidates, Recompute, Supernet, prune
 from .runs import Run
 from .space import Genotype, Operation, SearchSpace
 from .vit import Init
@@ -47,6 +47,8 @@ class SearchSettings:
     """Depth, operations an edge and epochs of each stage."""
     keep_ratio: float = 0.5
     """Share of patch tokens kept in the search."""
+    recompute: Recompute = "none"
+    """operations or layers: compute them again in the backward pass, for less memory and the same result."""
     fairness: FairnessSettings = field(default_factory=FairnessSettings)
     """Operation fairness regularisation."""
     order: Literal[1, 2] = 1
@@ -270,6 +272,7 @@ def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, 
         depth=settings.stages[stage][0],
         dim=settings.dim,
         keep_ratio=settings.keep_ratio,
+        recompute=settings.recompute,
         image_size=settings.image_size,
         patch_size=settings.patch_size,
         in_channels=images.channels,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.utils.checkpoint import checkpoint
 
 from .layers import Attention, Mlp, PatchEmbed, layer_norm
@@ -207,7 +208,7 @@ def init_weights(model: VisionTransformer, init: str = "xavier") -> None:
     """
     if init not in ("xavier", "trunc_normal"):
         raise ValueError(f"unknown init {init!r}: choose xavier or trunc_normal")
-    if model.pos_embed.is_meta:  # no values, nothing to draw
+    if model.pos_embed.is_meta or isinstance(model.pos_embed, FakeTensor):  # no values, nothing to draw
         return
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -5,7 +5,8 @@ import torch
 from plain_supernet import PlainSupernet
 
 from dasvit import Operation, SearchSpace, Supernet, derive, prune
-from dasvit.encoder import make_operation, normalise
+from dasvit.lean import normalise
+from dasvit.memory import saved_bytes
 from dasvit.relaxation import MixedEdge
 
 SMALL = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 5, "dim": 24, "depth": 2}
@@ -149,23 +150,51 @@ def test_candidates_are_checked(candidates, words):
         supernet(candidates=candidates)
 
 
-def test_operations_on_a_normalised_node_are_the_operations():
+def everything_in_a_node():
+    """A mixed edge and inputs, nothing of which is zero or one by accident."""
+    edge = MixedEdge(SPACE.operations, 24).double()
+    for parameter in edge.parameters():
+        torch.nn.init.normal_(parameter)
     x = torch.randn(2, 5, 24, dtype=torch.double, requires_grad=True)
-    for operation in SearchSpace().operations:
-        module = make_operation(operation, 24).double()
-        if operation.kind in ("none", "skip"):
-            continue
-        for parameter in module.parameters():
-            torch.nn.init.normal_(parameter)
-        for first in (None, 1):
-            results = []
-            for y in (module(x, first), module.on_normalised(normalise(x), first)):
-                results.append([y, *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])])
-            torch.testing.assert_close(*results, atol=1e-10, rtol=1e-10)
+    return edge, x, torch.rand(8, dtype=torch.double, requires_grad=True)
 
 
-def test_the_supernet_is_that_of_the_plain_way():
-    ours = Supernet(SearchSpace(), depth=2, dim=24, image_size=8, patch_size=2, in_channels=1, num_classes=5).double()
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("first", [None, 1])
+@pytest.mark.parametrize("asked", ["everything", "p", "p and x", "x and weights"])
+def test_lean_terms_are_the_weighted_operations(first, asked, recompute):
+    edge, x, p = everything_in_a_node()
+    edge.recompute = recompute
+    parameters = list(edge.parameters())
+    wanted = {
+        "everything": [x, p, *parameters],
+        "p": [p],
+        "p and x": [x, p],
+        "x and weights": [x, *parameters],
+    }[asked]
+    for tensor in (x, p, *parameters):
+        tensor.requires_grad_(any(tensor is w for w in wanted))
+    results = []
+    for x_hat in (None, normalise(x)):
+        y = edge(x, p, first, x_hat)
+        gradients = torch.autograd.grad(y.square().sum(), wanted, materialize_grads=True)
+        results.append([y, *gradients])
+    torch.testing.assert_close(*results, atol=1e-10, rtol=1e-10)
+
+
+def test_the_weights_gradient_of_a_frozen_norm_is_the_same():
+    edge, x, p = everything_in_a_node()
+    norms = [q for name, q in edge.named_parameters() if "norm" in name]
+    others = [q for name, q in edge.named_parameters() if "norm" not in name]
+    for parameter in norms:
+        parameter.requires_grad_(False)
+    results = [torch.autograd.grad(edge(x, p, None, h).square().sum(), others) for h in (None, normalise(x))]
+    torch.testing.assert_close(*results, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("recompute", ["none", "operations", "layers"])
+def test_the_supernet_is_that_of_the_plain_way(recompute):
+    ours = Supernet(SPACE, **SMALL, recompute=recompute).double()
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     ours.class_token_last = True
@@ -177,6 +206,14 @@ def test_the_supernet_is_that_of_the_plain_way():
         logits = model(images)
         results.append([logits, *torch.autograd.grad(logits.square().sum(), parameters)])
     torch.testing.assert_close(*results, atol=1e-10, rtol=1e-10)
+
+
+def test_recomputation_keeps_less_and_less():
+    images, kept = torch.randn(3, 1, 8, 8), []
+    for recompute in ("none", "operations", "layers"):
+        model = Supernet(SPACE, **SMALL, recompute=recompute)
+        kept.append(saved_bytes(lambda model=model: model(images).sum().backward()))
+    assert kept[0] > 2 * kept[1] > 4 * kept[2] > 0
 
 
 def test_attention_maps_of_the_supernet_are_those_of_the_network_in_it():
