@@ -15,6 +15,9 @@ from torch import Tensor, nn
 Loss = Callable[[], Tensor]
 """A loss that is bound to its network and batch; computed anew at each call."""
 
+Losses = Loss | Sequence[Loss]
+"""A loss, or the parts it is the sum of: with parts of a batch less memory is needed at a time."""
+
 
 @contextmanager
 def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
@@ -43,7 +46,7 @@ def moved(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Itera
 
 
 def first_order_gradient(
-    alpha: nn.Parameter, weights: Sequence[nn.Parameter], upper: Loss
+    alpha: nn.Parameter, weights: Sequence[nn.Parameter], upper: Losses
 ) -> tuple[Float[Tensor, "edges operations"], Tensor]:
     """Return ``∇_α`` of the upper loss at the present weights, ``w* ≈ w``, and the loss.
 
@@ -53,16 +56,15 @@ def first_order_gradient(
         upper: Validation loss plus regularisation.
     """
     with frozen(weights):
-        loss = upper()
-        (gradient,) = torch.autograd.grad(loss, [alpha])
-    return gradient, loss.detach()
+        (gradient,), loss = _gradients(upper, [alpha])
+    return gradient, loss
 
 
 def second_order_gradient(
     alpha: nn.Parameter,
     weights: Sequence[nn.Parameter],
-    upper: Loss,
-    lower: Loss,
+    upper: Losses,
+    lower: Losses,
     inner_lr: float,
 ) -> tuple[Float[Tensor, "edges operations"], Tensor]:
     """Return ``∇_α`` of the upper loss after one unrolled step of gradient descent on the weights, and that loss.
@@ -82,20 +84,32 @@ def second_order_gradient(
         inner_lr: ξ, the step size of the unrolled step.
     """
     with frozen([alpha]):
-        inner = torch.autograd.grad(lower(), weights, materialize_grads=True)
+        inner, _ = _gradients(lower, weights)
     current = [w.detach() for w in weights]
     with moved(weights, [w - inner_lr * g for w, g in zip(current, inner, strict=True)]):
-        loss = upper()
-        gradient, *v = torch.autograd.grad(loss, [alpha, *weights], materialize_grads=True)
+        (gradient, *v), loss = _gradients(upper, [alpha, *weights])
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in v]))
     if norm == 0:
-        return gradient, loss.detach()
+        return gradient, loss
     step = 0.2 * torch.finfo(norm.dtype).eps ** (1 / 3) / norm
 
     def lower_gradient(sign: int) -> Tensor:
         values = [w + sign * step * x for w, x in zip(current, v, strict=True)]
         with moved(weights, values), frozen(weights):
-            return torch.autograd.grad(lower(), [alpha])[0]
+            return _gradients(lower, [alpha])[0][0]
 
     product = (lower_gradient(1) - lower_gradient(-1)) / (2 * step)
-    return gradient - inner_lr * product, loss.detach()
+    return gradient - inner_lr * product, loss
+
+
+def _gradients(losses: Losses, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return the gradients of a sum of losses, one after the other, and the sum."""
+    gradients: list[Tensor] = []
+    total: Tensor | None = None
+    for compute in [losses] if callable(losses) else losses:
+        loss = compute()
+        found = torch.autograd.grad(loss, inputs, materialize_grads=True)
+        gradients = [a + b for a, b in zip(gradients, found, strict=True)] if gradients else list(found)
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
+    return gradients, total

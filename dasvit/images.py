@@ -160,6 +160,7 @@ class ImageSet:
         seed: int | None = None,
         epoch: int = 0,
         start: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """Yield normalised batches.
 
@@ -174,20 +175,22 @@ class ImageSet:
             seed: Shuffle and distort by this seed; by default the images come in their order.
             epoch: Number of the epoch, which changes the order.
             start: Number of the first batch to yield.
+            part: Of each batch only part ``i`` of ``n`` equal ones, distorted as it is in the whole: ``(i, n)``.
         """
         if seed is None:
             order, count = torch.arange(len(self)), math.ceil(len(self) / batch_size)
         else:
             order = torch.randperm(len(self), generator=_generator(seed, epoch, 0))
             count = len(self) // batch_size
-        chunks = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, count)]
+        which, of = part
+        chunks = [order[i * batch_size : (i + 1) * batch_size].tensor_split(of)[which] for i in range(start, count)]
         mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         for number, (index, images) in enumerate(zip(chunks, self._gather(chunks), strict=True), start):
             x = images.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
             if augmentation is None or seed is None:
                 x = resize(x, image_size)
             else:
-                x = distort(x, image_size, augmentation, _generator(seed, epoch, 1 + number))
+                x = distort(x, image_size, augmentation, _generator(seed, epoch, 1 + number), part)
             yield x, self.labels[index].to(device)
 
     def _gather(self, chunks: list[Tensor]) -> Iterator[Tensor]:
@@ -210,7 +213,11 @@ def resize(x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size si
 
 
 def distort(
-    x: Float[Tensor, "b c h w"], size: int, augmentation: Augmentation, generator: torch.Generator
+    x: Float[Tensor, "b c h w"],
+    size: int,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    part: tuple[int, int] = (0, 1),
 ) -> Float[Tensor, "b c size size"]:
     """Crop, shift and mirror each image at random and resize it, in one affine resampling.
 
@@ -219,10 +226,12 @@ def distort(
         size: Side of the result.
         augmentation: How strong the distortions are.
         generator: Source of randomness, on the CPU.
+        part: ``x`` is part ``i`` of ``n`` equal ones of a batch, ``(i, n)``, and distorted as it would be in it.
     """
     if augmentation == Augmentation():
         return resize(x, size)
-    n, side = len(x), x.shape[-1]
+    which, of = part
+    n, side = len(x) * of, x.shape[-1]
     scale = (1 - (1 - augmentation.min_crop) * torch.rand(n, generator=generator)).sqrt()
     room = (1 - scale).unsqueeze(1) * (2 * torch.rand(n, 2, generator=generator) - 1)
     pixels = round(augmentation.shift * side)
@@ -230,5 +239,6 @@ def distort(
     mirror = 1 - 2 * torch.randint(2, (n,), generator=generator) * augmentation.flip
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * mirror, scale, room + shift
-    grid = F.affine_grid(theta.to(x), [n, x.shape[1], size, size], align_corners=False)
+    theta = theta[which * len(x) : (which + 1) * len(x)]
+    grid = F.affine_grid(theta.to(x), [len(x), x.shape[1], size, size], align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)

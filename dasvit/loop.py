@@ -11,16 +11,18 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from .runs import Run, set_random_states
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Hardware:
     """auto takes a GPU if there is one."""
     precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
     """auto: bf16-mixed on a GPU that has it, else 32-true."""
+    devices: int = 1
+    """Processes, each on a device of its own, that divide every batch; torchrun and SLURM may start them."""
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ValueError(f"devices {self.devices} is below one")
 
 
 def make_fabric(hardware: Hardware) -> Fabric:
@@ -46,7 +54,19 @@ def make_fabric(hardware: Hardware) -> Fabric:
     precision = hardware.precision
     if precision == "auto":
         precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-    return Fabric(accelerator=hardware.device, devices=1, precision=precision)
+    if on_gpu and hardware.devices > torch.cuda.device_count():
+        raise ValueError(f"devices {hardware.devices}: this machine has {torch.cuda.device_count()}")
+    return Fabric(accelerator=hardware.device, devices=hardware.devices, precision=precision)
+
+
+def place(module: M, fabric: Fabric) -> M:
+    """Return a module in the precision and on the device of ``fabric``; averaging gradients is left to the caller."""
+    return cast(M, fabric.to_device(fabric.strategy.precision.convert_module(module)))
+
+
+def average(x: Tensor, fabric: Fabric) -> Tensor:
+    """Return the mean over all devices; with one device ``x`` itself."""
+    return cast(Tensor, fabric.all_reduce(x, reduce_op="mean"))
 
 
 @runtime_checkable

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric, seed_everything
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from .bilevel import first_order_gradient, frozen, second_order_gradient
 from .data import Data, DataSettings
 from .fairness import FairnessSettings, fairness_term
 from .images import Batch, ImageSet
-from .loop import Hardware, cosine_schedule, make_fabric, run_epochs
+from .loop import Hardware, average, cosine_schedule, make_fabric, place, run_epochs
 from .relaxation import Candidates, Recompute, Supernet, prune
 from .runs import Run
 from .space import Genotype, Operation, SearchSpace
+from .updates import UpdateInBackward
 from .vit import Init
 
 Stage = tuple[int, int, int]
@@ -57,6 +59,8 @@ class SearchSettings:
     """Carry α of the surviving operations into the next stage; otherwise it starts anew."""
     batch_size: int = 32
     """Images in a batch."""
+    accumulate: int = 1
+    """Compute a batch in so many parts, one after the other: less memory, the same steps."""
     lr: float = 2e-3
     """Learning rate of the weights, annealed to zero in each stage."""
     weight_decay: float = 0.05
@@ -81,6 +85,12 @@ class SearchSettings:
                 f"stages keep {kept} operations: start with all {len(self.space.operations)}, "
                 "never grow, end with 2 or more"
             )
+        if not 1 <= self.accumulate <= self.batch_size:
+            raise ValueError(
+                f"accumulate {self.accumulate} parts of a batch of {self.batch_size}: take 1 or more of each"
+            )
+        if self.batch_size % self.hardware.devices:
+            raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio {self.keep_ratio:g} is outside (0, 1]: 1 keeps every token, 0.5 half of them")
 
@@ -160,6 +170,7 @@ class SearchStage:
         self.supernet = make_supernet(settings, number, candidates, halves[0])
         if alpha is not None:
             self.supernet.alpha.data.copy_(alpha)
+        self.supernet = place(self.supernet, fabric)
         decay = settings.weight_decay
         weights = AdamW(self.supernet.network_parameters, lr=settings.lr, weight_decay=decay, fused=True)
         self.schedule = cosine_schedule(weights, self.epochs * self.steps)
@@ -169,14 +180,20 @@ class SearchStage:
             betas=(0.5, 0.999),
             weight_decay=settings.alpha_weight_decay,
         )
-        _, self.weight_optimizer, self.alpha_optimizer = fabric.setup(self.supernet, weights, alphas)
+        self.weight_optimizer, self.alpha_optimizer = (
+            cast(Optimizer, fabric.setup_optimizers(o)) for o in (weights, alphas)
+        )
+        self.updates = UpdateInBackward(self.weight_optimizer, fabric)
 
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Alternate a step of α on the one half with a step of the weights on the other."""
         self.supernet.train()
         # the half for the weights sets the pace: it is never the longer one
         for train, val in zip(*(self._batches(part, epoch, start) for part in (0, 1)), strict=False):
-            yield self._alpha_step(train, val) | self._weight_step(train)
+            metrics = self._alpha_step(train, val) | self._weight_step(train)
+            # the same on all devices, so that all decide alike
+            mean = average(torch.stack(list(metrics.values())), self.fabric)
+            yield dict(zip(metrics, mean, strict=True))
 
     def _batches(self, part: int, epoch: int, start: int) -> Iterator[Batch]:
         s = self.settings
@@ -188,7 +205,13 @@ class SearchStage:
             seed=s.seed * 2 + part,
             epoch=sum(epochs for *_, epochs in s.stages[: self.number]) + epoch,
             start=start,
+            part=(self.fabric.global_rank, self.fabric.world_size),
         )
+
+    def _parts(self, batch: Batch) -> list[tuple[Tensor, Tensor, float]]:
+        """Return the parts of a batch that are computed one after the other: images, labels, share of the whole."""
+        images, labels = (x.chunk(self.settings.accumulate) for x in batch)
+        return [(x, y, len(y) / len(batch[1])) for x, y in zip(images, labels, strict=True)]
 
     def _logits(self, images: Tensor) -> Tensor:
         """Return the supernet's logits; α, its softmax and the losses keep their precision under autocast."""
@@ -198,39 +221,49 @@ class SearchStage:
 
     def _alpha_step(self, train: Batch, val: Batch) -> dict[str, Tensor]:
         """Descend Eq. (6) in α; the weights stay."""
-        seen: dict[str, Tensor] = {}
-
-        def upper() -> Tensor:
-            logits = self._logits(val[0])
-            seen["val_accuracy"] = (logits.argmax(1) == val[1]).float().mean()
-            seen["val_loss"] = F.cross_entropy(logits, val[1])
-            p = self.supernet.mixing_weights()
-            seen["fairness"] = fairness_term(p, self.supernet.candidates, self.settings.fairness)
-            return seen["val_loss"] + seen["fairness"]
-
-        def lower() -> Tensor:
-            return F.cross_entropy(self._logits(train[0]), train[1])
-
         alpha, weights = self.supernet.alpha, self.supernet.network_parameters
+        seen = dict.fromkeys(("val_accuracy", "val_loss", "fairness"), alpha.new_zeros(()))
+
+        def upper(images: Tensor, labels: Tensor, share: float) -> Tensor:
+            logits = self._logits(images)
+            p = self.supernet.mixing_weights()
+            found = {
+                "val_accuracy": (logits.argmax(1) == labels).float().mean(),
+                "val_loss": F.cross_entropy(logits, labels),
+                "fairness": fairness_term(p, self.supernet.candidates, self.settings.fairness),
+            }
+            seen.update({k: seen[k] + share * v.detach() for k, v in found.items()})
+            return share * (found["val_loss"] + found["fairness"])
+
+        uppers = [partial(upper, *part) for part in self._parts(val)]
         if self.settings.order == 1:
-            gradient, _ = first_order_gradient(alpha, weights, upper)
+            gradient, _ = first_order_gradient(alpha, weights, uppers)
         else:
+            lowers = [partial(self._train_loss, *part) for part in self._parts(train)]
             inner_lr = float(self.schedule.get_last_lr()[0])
-            gradient, _ = second_order_gradient(alpha, weights, upper, lower, inner_lr)
-        alpha.grad = gradient
+            gradient, _ = second_order_gradient(alpha, weights, uppers, lowers, inner_lr)
+        alpha.grad = average(gradient, self.fabric)
         self.alpha_optimizer.step()
         alpha.grad = None
         return seen
 
+    def _train_loss(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
+        return share * F.cross_entropy(self._logits(images), labels)
+
     def _weight_step(self, train: Batch) -> dict[str, Tensor]:
         """Descend Eq. (7) in the weights; α stays."""
+        total = torch.zeros((), device=self.fabric.device)
+        *before, last = self._parts(train)
         with frozen([self.supernet.alpha]):
-            loss = F.cross_entropy(self._logits(train[0]), train[1])
-            self.fabric.backward(loss)
-        self.weight_optimizer.step()
-        self.weight_optimizer.zero_grad()
+            for part in before:
+                loss = self._train_loss(*part)
+                self.fabric.backward(loss)
+                total = total + loss.detach()
+            loss = self._train_loss(*last)
+            with self.updates.on():
+                self.fabric.backward(loss)
         self.schedule.step()
-        return {"train_loss": loss}
+        return {"train_loss": total + loss.detach()}
 
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
         """Return the row of an epoch, and save the genotype that α stands for now."""

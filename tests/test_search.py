@@ -187,3 +187,49 @@ def test_any_image_size_and_channels(tmp_path):
     data = load_data(DataSettings(f"folder:{tmp_path}"), image_size=16)
     settings = replace(QUICK, image_size=16, patch_size=4, stages=((1, 8, 1),), batch_size=16)
     assert search(settings, data).genotype in settings.space
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_parts_of_a_batch_give_the_step_of_the_whole(images, order, accumulate):
+    """In float64 and without selection, whose ranking may turn on a rounding."""
+    settings = replace(QUICK, order=order, keep_ratio=1.0, hardware=Hardware("cpu", "64-true"))
+    stages = [
+        SearchStage(s, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
+        for s in (settings, replace(settings, accumulate=accumulate))
+    ]
+    for stage in stages:
+        stage.supernet.double()
+    train, val = (next(stages[0]._batches(part, 0, 0)) for part in (0, 1))
+    seen = [stage._alpha_step(train, val) | stage._weight_step(train) for stage in stages]
+    torch.testing.assert_close(*seen, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(*(stage.supernet.state_dict() for stage in stages), atol=1e-9, rtol=1e-9)
+
+
+def test_weights_updated_in_pieces_are_those_of_one_step(images, monkeypatch):
+    states = []
+    for piece in (1, 10_000, 1 << 40):
+        monkeypatch.setattr("dasvit.updates.PIECE", piece)
+        stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
+        for _, (train, val) in zip(
+            range(3), zip(*(stage._batches(p, 0, 0) for p in (0, 1)), strict=False), strict=False
+        ):
+            stage._alpha_step(train, val)
+            stage._weight_step(train)
+        states.append(stage.supernet.state_dict())
+        assert all(p.grad is None for p in stage.supernet.parameters())
+    for state in states[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(state.values(), states[0].values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"accumulate": 0}, "accumulate 0 parts"),
+        ({"accumulate": 33}, "accumulate 33 parts of a batch of 32"),
+        ({"hardware": Hardware(devices=3)}, "batch_size 32 cannot be divided among 3 devices"),
+    ],
+)
+def test_how_a_batch_is_divided_is_checked(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(QUICK, **change)
