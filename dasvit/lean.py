@@ -63,7 +63,8 @@ class _AffineLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, scale, shift)
-        return F.linear(x, (weight * scale).to(x.dtype), (weight @ shift + bias).to(x.dtype))
+        shifted = (weight * shift).sum(dim=-1) + bias  # autocast would round a product with the matrix, and keep a copy
+        return F.linear(x, (weight * scale).to(x.dtype), shifted.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
