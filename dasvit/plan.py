@@ -1,0 +1,218 @@
+"""What a search will need, before it is run: memory and work of each stage, and what to turn to make it fit (chapter 4).
+
+A stage is not modelled but run, once, on fake tensors, which have sizes and no values; the peak is counted to the byte.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from .images import ImageSet
+from .loop import Hardware, make_fabric
+from .memory import LiveBytes
+from .relaxation import Candidates, Recompute
+from .search import SearchSettings, SearchStage
+from .space import Operation, SearchSpace
+
+Choice = Literal["even", "heaviest"]
+"""Which operations are taken to survive: kinds in turn, or those with the most weights."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage needs.
+
+    Args:
+        stage: Number of the stage, from 0.
+        depth: Layers.
+        operations: Operations on an edge.
+        parameters: Weights of the supernet.
+        held_bytes: Weights and the optimiser's state, which are there all the time.
+        alpha_bytes: The most bytes alive in a step of α.
+        weight_bytes: The most bytes alive in a step of the weights.
+        flops: Floating-point operations of both steps.
+    """
+
+    stage: int
+    depth: int
+    operations: int
+    parameters: int
+    held_bytes: int
+    alpha_bytes: int
+    weight_bytes: int
+    flops: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes alive at any time; images that wait for their turn are not in it."""
+        return max(self.alpha_bytes, self.weight_bytes)
+
+
+def survivors(space: SearchSpace, count: int, choice: Choice = "even") -> Candidates:
+    """Return ``count`` candidates an edge, as a search might keep them.
+
+    Args:
+        space: The search space.
+        count: Operations on each edge.
+        choice: ``"even"``: identity, attention, MLP, attention, … in turn, other sizes on other edges;
+            ``"heaviest"``: those with the most weights, which bounds the memory of whatever survives.
+    """
+    if choice == "heaviest":
+        weights = {"none": 0.0, "skip": 0.0, "msa": 4.0}
+        by_weight = sorted(space.operations, key=lambda op: -(weights.get(op.kind, 2 * (op.size or 0))))
+        return (tuple(op for op in space.operations if op in by_weight[:count]),) * len(space.edges)
+
+    def on_edge(number: int) -> tuple[Operation, ...]:
+        kinds = {kind: [op for op in space.operations if op.kind == kind] for kind in ("skip", "msa", "mlp", "none")}
+        turned = [ops[number % len(ops) :] + ops[: number % len(ops)] if ops else [] for ops in kinds.values()]
+        longest = max(map(len, turned))
+        in_turn = [ops[i] for i in range(longest) for ops in turned if i < len(ops)]
+        return tuple(op for op in space.operations if op in in_turn[:count])
+
+    return tuple(on_edge(number) for number in range(len(space.edges)))
+
+
+def plan_stage(
+    settings: SearchSettings, number: int, candidates: Candidates, *, channels: int = 3, classes: int = 10
+) -> StagePlan:
+    """Count what a stage needs, without running it: on fake tensors, in seconds, whatever its size.
+
+    Args:
+        settings: Of the search.
+        number: Which stage, from 0.
+        candidates: The operations on each edge.
+        channels: Of an image.
+        classes: Number of classes.
+    """
+    precision = settings.hardware.precision
+    hardware = Hardware("cpu", "32-true" if precision == "auto" else precision)
+    settings = replace(settings, hardware=hardware, batch_size=settings.batch_size // settings.hardware.devices)
+    fabric = make_fabric(hardware)
+    fabric.to_device = lambda module: module  # type: ignore[method-assign, assignment]  # fake tensors cannot be moved
+    before = torch.get_rng_state()
+    with FakeTensorMode():
+        with LiveBytes() as alive:
+            stage = SearchStage(settings, number, candidates, (_images(settings, channels, classes),) * 2, fabric)
+            batch = (
+                torch.zeros(settings.batch_size, channels, settings.image_size, settings.image_size),
+                torch.zeros(settings.batch_size, dtype=torch.long),
+            )
+            with FlopCounterMode(display=False) as count:  # not in the steps that are weighed: it keeps tensors alive
+                stage._alpha_step(batch, batch)
+                stage._weight_step(batch)  # and the optimisers' states exist from their first step on
+            peaks = []
+            for step in (lambda: stage._alpha_step(batch, batch), lambda: stage._weight_step(batch)):
+                alive.peak = alive.now
+                step()
+                peaks.append(alive.peak)
+            held = alive.now
+        parameters = sum(p.numel() for p in stage.supernet.network_parameters)
+    torch.set_rng_state(before)
+    depth, operations, _ = settings.stages[number]
+    return StagePlan(number, depth, operations, parameters, held, *peaks, count.get_total_flops())
+
+
+def _images(settings: SearchSettings, channels: int, classes: int) -> ImageSet:
+    """Return images that are never looked at."""
+    images = torch.zeros(settings.batch_size, channels, 1, 1, dtype=torch.uint8)
+    names = tuple(map(str, range(classes)))
+    labels = torch.zeros(settings.batch_size, dtype=torch.long)
+    return ImageSet(images, labels, names, (0.5,) * channels, (0.5,) * channels)
+
+
+def plan(
+    settings: SearchSettings, *, channels: int = 3, classes: int = 10, choice: Choice = "even"
+) -> Iterator[StagePlan]:
+    """Yield what each stage of a search needs, see :func:`plan_stage`.
+
+    Args:
+        settings: Of the search.
+        channels: Of an image.
+        classes: Number of classes.
+        choice: Which operations are taken to survive, see :func:`survivors`.
+    """
+    for number, (_, operations, _) in enumerate(settings.stages):
+        yield plan_stage(
+            settings, number, survivors(settings.space, operations, choice), channels=channels, classes=classes
+        )
+
+
+def remedies(settings: SearchSettings) -> Iterator[tuple[str, SearchSettings]]:
+    """Yield settings that need less memory than the one before, the cheapest change first, each with its flags.
+
+    Recomputation and parts of a batch give the same steps for more time; then fewer tokens are kept, which changes what
+    is searched on.
+    """
+    levels: tuple[Recompute, ...] = ("none", "operations", "layers")
+    for level in levels[levels.index(settings.recompute) + 1 :]:
+        settings = replace(settings, recompute=level)
+        yield f"--recompute {level}", settings
+    recompute = f"--recompute {settings.recompute}"
+    share = settings.batch_size // settings.hardware.devices
+    for parts in (2, 4, 8, 16, 32, 64):
+        if settings.accumulate < parts <= share:
+            settings = replace(settings, accumulate=parts)
+            yield f"{recompute} --accumulate {parts}", settings
+    for keep_ratio in (0.75, 0.5, 0.25):
+        if keep_ratio < settings.keep_ratio:
+            settings = replace(settings, keep_ratio=keep_ratio)
+            yield f"{recompute} --accumulate {settings.accumulate} --keep-ratio {keep_ratio}", settings
+
+
+def step_seconds(
+    settings: SearchSettings, planned: StagePlan, *, channels: int = 3, classes: int = 10, work: float = 2e11
+) -> float:
+    """Return the seconds that a step of α and one of the weights will take on this machine.
+
+    Steps on batches of two sizes are timed, and what they take is extended in a straight line; on sizes that need less
+    than ``work`` the whole batch is timed.
+
+    Args:
+        settings: Of the search.
+        planned: The stage's plan.
+        channels: Of an image.
+        classes: Number of classes.
+        work: Floating-point operations that a timed step may need.
+    """
+    whole = settings.batch_size // settings.hardware.devices
+    batch = max(1, min(whole, int(whole * work / planned.flops)))
+    if batch >= whole:
+        return _timed(settings, planned, whole, channels, classes)
+    small, large = max(1, batch // 2), max(2, batch)
+    a, b = (_timed(settings, planned, size, channels, classes) for size in (small, large))
+    return a + (b - a) / (large - small) * (whole - small)
+
+
+def _timed(settings: SearchSettings, planned: StagePlan, batch_size: int, channels: int, classes: int) -> float:
+    accumulate = max(1, min(batch_size, settings.accumulate * batch_size // settings.batch_size))
+    hardware = replace(settings.hardware, devices=1)
+    settings = replace(settings, batch_size=batch_size, accumulate=accumulate, hardware=hardware)
+    fabric = make_fabric(hardware)
+    candidates = survivors(settings.space, planned.operations)
+    halves = (_images(settings, channels, classes),) * 2
+    stage = SearchStage(settings, planned.stage, candidates, halves, fabric)
+    images = torch.randn(batch_size, channels, settings.image_size, settings.image_size, device=fabric.device)
+    batch = images, torch.zeros(batch_size, dtype=torch.long, device=fabric.device)
+
+    def both() -> Any:
+        return stage._alpha_step(batch, batch), stage._weight_step(batch)
+
+    both()
+    return min(_seconds(both, fabric.device) for _ in range(2))
+
+
+def _seconds(function: Callable[[], Any], device: torch.device) -> float:
+    start = time.perf_counter()
+    results = function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    del results
+    return time.perf_counter() - start
