@@ -1,4 +1,4 @@
-"""The command line: ``dasvit search | retrain | evaluate | export | draw | complexity | table1 | score | tf-search``.
+"""The command line: ``dasvit search | retrain | evaluate | export | draw | complexity | table1 | score | …``.
 
 Each command imports what it needs when it runs, and declares its options there: tyro reads their types from the
 local annotations, so this module does without ``from __future__ import annotations``.
@@ -60,6 +60,7 @@ def _dispatch(arguments: list[str]) -> None:
         "table1": (_table1, "the paper's Table I, printed against counted"),
         "score": (_score, "rank a network without training it"),
         "tf-search": (_tf_search, "search without training"),
+        "plan": (_plan, "memory and time of a search, before it is run"),
     }
     usage = "usage: dasvit COMMAND [OPTIONS]\n\n" + "\n".join(f"  {c:<11} {d}" for c, (_, d) in commands.items())
     usage += "\n\n`dasvit COMMAND --help` lists a command's options."
@@ -408,6 +409,77 @@ def _tf_search(arguments: list[str]) -> None:
     score, count = result.best["scores"][indicator]["total"], len(result.rows) - failed
     told = f"{indicator} {score:.6g}, {result.best['parameters']:,} parameters"
     print(f"{result.best['network']}: {told}, best of {count} scored, {failed} failed")
+
+
+def _plan(arguments: list[str]) -> None:
+    from .plan import fit, plan, step_seconds
+    from .presets import SEARCH
+    from .search import SearchSettings
+
+    start = _starting_settings(SearchSettings, "search", SEARCH, arguments)
+
+    @dataclass(frozen=True)
+    class Plan:
+        """Tell what each stage of a search needs: bytes of live tensors, counted, and seconds a step, measured here.
+
+        Which operations survive is not known before: "even" takes kinds in turn, "at most" those with the most weights.
+        """
+
+        settings: SearchSettings = start
+        preset: str | None = None
+        """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
+        gpu_mem: str | None = None
+        """Memory that it has to fit in, e.g. 24G; leave room for what the allocator and other programs take."""
+        batch: int | None = None
+        """The same as --batch-size."""
+        num_classes: int = 10
+        """Number of classes."""
+        in_channels: int = 3
+        """Channels of an image."""
+        memory_only: bool = False
+        """Do not measure how long a step takes."""
+        json: bool = False
+        """Print JSON."""
+
+    given = _parse(Plan, "plan", arguments)
+    limit = None if given.gpu_mem is None else _bytes(given.gpu_mem)
+    settings = given.settings if given.batch is None else dataclasses.replace(given.settings, batch_size=given.batch)
+    channels, classes = given.in_channels, given.num_classes
+    most = [p.peak_bytes for p in plan(settings, choice="heaviest", channels=channels, classes=classes)]
+    rows = []
+    for stage, most_bytes in zip(plan(settings, channels=channels, classes=classes), most, strict=True):
+        seconds = None if given.memory_only else step_seconds(settings, stage, channels=channels, classes=classes)
+        rows.append({**dataclasses.asdict(stage), "most_bytes": most_bytes, "seconds": seconds})
+    found: tuple[str, int] | None = ("", max(most))
+    if limit is not None and max(most) > limit:
+        found = fit(settings, limit, channels=channels, classes=classes)
+    if given.json:
+        print(json.dumps({"stages": rows, "limit": limit, "fits": found and {"flags": found[0], "bytes": found[1]}}))
+        return
+    heads = ("layers", "operations", "parameters", "held", "α step", "w step", "at most", "seconds a step")
+    print("".join(f"{head:>15}" for head in heads))
+    for row in rows:
+        sizes = (row[k] / 1e9 for k in ("held_bytes", "alpha_bytes", "weight_bytes", "most_bytes"))
+        time = "" if row["seconds"] is None else f"{row['seconds']:.3g}"
+        counts = "".join(f"{row[k]:>15,}" for k in ("depth", "operations", "parameters"))
+        print(counts + "".join(f"{size:>12.2f} GB" for size in sizes) + f"{time:>15}")
+    if limit is not None:
+        print(_verdict(max(most), limit, found))
+
+
+def _verdict(most: int, limit: int, found: tuple[str, int] | None) -> str:
+    if found is None:
+        return f"nothing makes it fit in {limit / 1e9:g} GB: take a smaller --dim or --image-size"
+    if not found[0]:
+        return f"fits in {limit / 1e9:g} GB: {most / 1e9:.2f} GB at most"
+    return f"needs {most / 1e9:.2f} GB at most; to fit in {limit / 1e9:g} GB: {found[0]} ({found[1] / 1e9:.2f} GB)"
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if match is None or not float(match[1]):
+        raise ValueError(f"gpu-mem {text!r} is no amount of memory: write e.g. 24G")
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
 
 
 if __name__ == "__main__":

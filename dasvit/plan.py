@@ -1,4 +1,4 @@
-"""What a search will need, before it is run: memory and work of each stage, and what to turn to make it fit (chapter 4).
+"""What a search will need, before it is run: memory and work of each stage, and how to make it fit (chapter 4).
 
 A stage is not modelled but run, once, on fake tensors, which have sizes and no values; the peak is counted to the byte.
 """
@@ -6,14 +6,15 @@ A stage is not modelled but run, once, on fake tensors, which have sizes and no 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from .images import ImageSet
 from .loop import Hardware, make_fabric
@@ -96,7 +97,7 @@ def plan_stage(
     hardware = Hardware("cpu", "32-true" if precision == "auto" else precision)
     settings = replace(settings, hardware=hardware, batch_size=settings.batch_size // settings.hardware.devices)
     fabric = make_fabric(hardware)
-    fabric.to_device = lambda module: module  # type: ignore[method-assign, assignment]  # fake tensors cannot be moved
+    fabric.to_device = lambda module: module  # type: ignore[method-assign]  # fake tensors cannot be moved
     before = torch.get_rng_state()
     with FakeTensorMode():
         with LiveBytes() as alive:
@@ -105,19 +106,30 @@ def plan_stage(
                 torch.zeros(settings.batch_size, channels, settings.image_size, settings.image_size),
                 torch.zeros(settings.batch_size, dtype=torch.long),
             )
-            with FlopCounterMode(display=False) as count:  # not in the steps that are weighed: it keeps tensors alive
+            stage._weight_step(batch)  # the optimiser's state exists from the first step on
+            held = alive.peak = alive.now
+            with _Flops() as count:
                 stage._alpha_step(batch, batch)
-                stage._weight_step(batch)  # and the optimisers' states exist from their first step on
-            peaks = []
-            for step in (lambda: stage._alpha_step(batch, batch), lambda: stage._weight_step(batch)):
-                alive.peak = alive.now
-                step()
-                peaks.append(alive.peak)
-            held = alive.now
+                alpha_peak, alive.peak = alive.peak, alive.now
+                stage._weight_step(batch)
         parameters = sum(p.numel() for p in stage.supernet.network_parameters)
     torch.set_rng_state(before)
     depth, operations, _ = settings.stages[number]
-    return StagePlan(number, depth, operations, parameters, held, *peaks, count.get_total_flops())
+    return StagePlan(number, depth, operations, parameters, held, alpha_peak, alive.peak, count.total)
+
+
+class _Flops(TorchDispatchMode):
+    """Count floating-point operations; torch's own counter keeps tensors alive, which would be weighed too."""
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def _images(settings: SearchSettings, channels: int, classes: int) -> ImageSet:
@@ -129,20 +141,45 @@ def _images(settings: SearchSettings, channels: int, classes: int) -> ImageSet:
 
 
 def plan(
-    settings: SearchSettings, *, channels: int = 3, classes: int = 10, choice: Choice = "even"
+    settings: SearchSettings, *, choice: Choice = "even", channels: int = 3, classes: int = 10
 ) -> Iterator[StagePlan]:
     """Yield what each stage of a search needs, see :func:`plan_stage`.
 
     Args:
         settings: Of the search.
+        choice: Which operations are taken to survive, see :func:`survivors`.
         channels: Of an image.
         classes: Number of classes.
-        choice: Which operations are taken to survive, see :func:`survivors`.
     """
     for number, (_, operations, _) in enumerate(settings.stages):
         yield plan_stage(
             settings, number, survivors(settings.space, operations, choice), channels=channels, classes=classes
         )
+
+
+def fit(settings: SearchSettings, limit: int, *, channels: int = 3, classes: int = 10) -> tuple[str, int] | None:
+    """Return the flags that let a search fit into memory, the cheapest first, and the bytes it then needs at most.
+
+    Args:
+        settings: Of the search.
+        limit: Bytes.
+        channels: Of an image.
+        classes: Number of classes.
+
+    Returns:
+        ``""`` for the flags if it fits as it is; ``None`` if nothing helps.
+    """
+    tried: dict[str, int] = {}
+
+    def enough(change: tuple[str, SearchSettings]) -> bool:
+        flags, changed = change
+        peaks = (p.peak_bytes for p in plan(changed, choice="heaviest", channels=channels, classes=classes))
+        tried[flags] = max(peaks)
+        return tried[flags] <= limit
+
+    changes = [("", settings), *remedies(settings)]
+    first = bisect_left(changes, True, key=enough)
+    return (changes[first][0], tried[changes[first][0]]) if first < len(changes) else None
 
 
 def remedies(settings: SearchSettings) -> Iterator[tuple[str, SearchSettings]]:

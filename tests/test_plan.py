@@ -1,0 +1,162 @@
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+import dasvit.plan as plan_module
+from dasvit.cli import main
+from dasvit.images import ImageSet
+from dasvit.loop import Hardware, make_fabric
+from dasvit.memory import LiveBytes
+from dasvit.plan import fit, plan, plan_stage, remedies, step_seconds, survivors
+from dasvit.presets import SEARCH
+from dasvit.search import SearchSettings, SearchStage
+from dasvit.space import SearchSpace
+
+SMALL = SearchSettings(
+    image_size=16, patch_size=4, dim=48, batch_size=8, keep_ratio=1.0, stages=((1, 8, 1), (2, 3, 1)),
+    hardware=Hardware("cpu", "32-true"),
+)  # fmt: skip
+
+
+def really(settings, number, candidates):
+    """The bytes that a stage holds and its peaks, of real tensors."""
+    with LiveBytes() as alive:
+        images = ImageSet(
+            torch.zeros(8, 3, 1, 1, dtype=torch.uint8), torch.zeros(8).long(), tuple("01"), (0.5,) * 3, (0.5,) * 3
+        )
+        stage = SearchStage(settings, number, candidates, (images, images), make_fabric(settings.hardware))
+        batch = torch.zeros(8, 3, 16, 16), torch.zeros(8, dtype=torch.long)
+        stage._alpha_step(batch, batch)
+        stage._weight_step(batch)
+        found = [alive.now]
+        for step in (lambda: stage._alpha_step(batch, batch), lambda: stage._weight_step(batch)):
+            alive.peak = alive.now
+            step()
+            found.append(alive.peak)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "operations", "change"),
+    [
+        (0, 8, {}),
+        (1, 3, {"recompute": "operations"}),
+        (1, 3, {"recompute": "layers"}),
+        (1, 3, {"keep_ratio": 0.5, "accumulate": 4}),
+        (1, 3, {"hardware": Hardware("cpu", "bf16-mixed")}),
+    ],
+    ids=str,
+)
+def test_what_is_planned_is_what_is_alive(number, operations, change):
+    settings = replace(SMALL, **change)
+    candidates = survivors(settings.space, operations)
+    planned = plan_stage(settings, number, candidates, classes=2)
+    found = really(settings, number, candidates)
+    assert [planned.held_bytes, planned.alpha_bytes, planned.weight_bytes] == pytest.approx(found, rel=0.01)
+    assert planned.peak_bytes == max(planned.alpha_bytes, planned.weight_bytes)
+
+
+def test_planning_leaves_the_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    plan_stage(SMALL, 1, survivors(SMALL.space, 3))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_the_heaviest_survivors_bound_the_even_ones():
+    even, most = (list(plan(SMALL, choice=choice)) for choice in ("even", "heaviest"))
+    assert even[0] == most[0]  # there is nothing to choose in the first stage
+    assert even[1].parameters < most[1].parameters
+    assert even[1].peak_bytes < most[1].peak_bytes
+    assert even[1].flops < most[1].flops
+
+
+@pytest.mark.parametrize("space", [SearchSpace(), SearchSpace(nodes=3), SearchSpace(heads=(2,), mlp_ratios=(1.0,))])
+@pytest.mark.parametrize("choice", ["even", "heaviest"])
+def test_survivors_are_candidates(space, choice):
+    for count in range(2, len(space.operations) + 1):
+        for operations in survivors(space, count, choice):
+            assert len(set(operations)) == count
+            assert list(operations) == [op for op in space.operations if op in operations]
+    kinds = {op.kind for op in survivors(SearchSpace(), 3)[0]}
+    assert kinds == {"skip", "msa", "mlp"}
+
+
+def test_remedies_turn_one_thing_more_at_a_time():
+    changes = list(remedies(replace(SMALL, batch_size=4, recompute="operations", keep_ratio=0.5)))
+    assert [flags for flags, _ in changes] == [
+        "--recompute layers",
+        "--recompute layers --accumulate 2",
+        "--recompute layers --accumulate 4",
+        "--recompute layers --accumulate 4 --keep-ratio 0.25",
+    ]
+    last = changes[-1][1]
+    assert (last.recompute, last.accumulate, last.keep_ratio) == ("layers", 4, 0.25)
+
+
+def test_fit_takes_the_first_that_fits(monkeypatch):
+    peaks = dict(zip(["", *(flags for flags, _ in remedies(SMALL))], range(100, 0, -10), strict=False))
+    by_settings = {s: peaks[flags] for flags, s in [("", SMALL), *remedies(SMALL)]}
+
+    def planned(settings, **_how):
+        yield plan_module.StagePlan(0, 1, 8, 1, 1, by_settings[settings], 1, 1)
+
+    monkeypatch.setattr(plan_module, "plan", planned)
+    for flags, peak in peaks.items():
+        assert fit(SMALL, peak) == (flags, peak)
+    assert fit(SMALL, min(peaks.values()) - 1) is None
+
+
+def test_planned_seconds_are_those_of_a_step():
+    """Only that a straight line through small batches is of the right size; how near it comes is a benchmark."""
+    planned = plan_stage(SMALL, 1, survivors(SMALL.space, 3))
+    whole = step_seconds(SMALL, planned)
+    part = step_seconds(SMALL, planned, work=planned.flops / 2)
+    assert 0.2 < part / whole < 5
+
+
+def test_the_paper_fits_where_plain_darts_does_not():
+    settings = replace(SEARCH["paper"], hardware=Hardware(precision="bf16-mixed"))
+    lean = plan_stage(replace(settings, recompute="operations", keep_ratio=1.0), 0, survivors(settings.space, 8))
+    half = plan_stage(replace(settings, recompute="operations", keep_ratio=0.5), 0, survivors(settings.space, 8))
+    assert half.peak_bytes < 2.5e9
+    assert half.peak_bytes < lean.peak_bytes < 4e9
+
+
+def test_the_command_tells_what_to_turn(capsys):
+    flags = [
+        "plan",
+        "--batch",
+        "16",
+        "--memory-only",
+        "--precision",
+        "32-true",
+        "--keep-ratio",
+        "1",
+        "--stages",
+        "1",
+        "8",
+        "1",
+    ]
+    with pytest.raises(SystemExit) as stop:
+        main([*flags, "--json"])
+    assert stop.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(row["depth"], row["operations"]) for row in told["stages"]] == [(1, 8)]
+    assert told["fits"] == {"flags": "", "bytes": max(row["most_bytes"] for row in told["stages"])}
+    for memory, words in (("1G", "fits in 1 GB"), ("9M", "to fit in 0.009 GB: --recompute ")):
+        with pytest.raises(SystemExit):
+            main([*flags, "--gpu-mem", memory])
+        assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("memory", ["", "24X", "many", "-3G", "0"])
+def test_an_amount_of_memory_is_checked(memory, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", "--gpu-mem", memory])
+    assert stop.value.code == 2
+    assert "write e.g. 24G" in capsys.readouterr().err
