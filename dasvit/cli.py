@@ -462,7 +462,7 @@ def _plan(arguments: list[str]) -> None:
         sizes = (row[k] / 1e9 for k in ("held_bytes", "alpha_bytes", "weight_bytes", "most_bytes"))
         time = "" if row["seconds"] is None else f"{row['seconds']:.3g}"
         counts = "".join(f"{row[k]:>15,}" for k in ("depth", "operations", "parameters"))
-        print(counts + "".join(f"{size:>12.2f} GB" for size in sizes) + f"{time:>15}")
+        print(counts + "".join(f"{size:>12.3g} GB" for size in sizes) + f"{time:>15}")
     if limit is not None:
         print(_verdict(max(most), limit, found))
 
@@ -471,8 +471,8 @@ def _verdict(most: int, limit: int, found: tuple[str, int] | None) -> str:
     if found is None:
         return f"nothing makes it fit in {limit / 1e9:g} GB: take a smaller --dim or --image-size"
     if not found[0]:
-        return f"fits in {limit / 1e9:g} GB: {most / 1e9:.2f} GB at most"
-    return f"needs {most / 1e9:.2f} GB at most; to fit in {limit / 1e9:g} GB: {found[0]} ({found[1] / 1e9:.2f} GB)"
+        return f"fits in {limit / 1e9:g} GB: {most / 1e9:.3g} GB at most"
+    return f"needs {most / 1e9:.3g} GB at most; to fit in {limit / 1e9:g} GB: {found[0]} ({found[1] / 1e9:.3g} GB)"
 
 
 def _bytes(text: str) -> int:
