@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ def _parse(cls: type[T], command: str, arguments: Sequence[str]) -> T:
                 cls,
                 prog=f"dasvit {command}",
                 args=arguments,
-                config=(OmitArgPrefixes, FlagCreatePairsOff),
+                config=(OmitArgPrefixes,),
             )
     except SystemExit as exit_:
         if not exit_.code:
