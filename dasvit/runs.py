@@ -27,27 +27,33 @@ from .checkpoint import load_state, save_state, settle, sync
 KEEP = 2  # checkpoints: the last, and the one before in case the last is damaged
 LOCK = ".lock"
 UNSTARTED = {LOCK, "settings.json.part"}  # all that a start leaves if it is killed before settings.json is whole
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class RunFailedError(RuntimeError):
     """A run stopped for a cause outside its input, such as a full disk; what it had saved is as it was."""
 
 
+def unwritable(path: Path, error: Exception) -> Exception:
+    """Return the error for a place that a user names and that cannot be written: it is wrong, or the disk is full."""
+    full = not isinstance(error, OSError) or error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    return (RunFailedError if full else ValueError)(f"cannot write {path}: {_reason(error)}")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tell a failure to write ``path`` in one line.
+    """Tell in one line that a run which could write its directory no longer can.
 
     Raises:
-        RunFailedError: If it cannot be written.
+        RunFailedError: If writing fails.
     """
     try:
         yield
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        raise RunFailedError(
-            f"cannot write {path}: {reason}; what was saved before is whole, mend this and go on with --resume"
-        ) from error
+        raise RunFailedError(f"cannot write {path}: {_reason(error)}: mend this and go on with --resume") from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 class Run:
@@ -106,8 +112,7 @@ class Run:
             self.close()
             if isinstance(error, BlockingIOError):
                 raise ValueError(f"{self.path} is in use by another process: wait for it, or stop it") from None
-            message = f"cannot make run directory {self.path}: {error.strerror}"
-            raise (RunFailedError if error.errno in FULL else ValueError)(message) from None
+            raise unwritable(self.path, error) from None
 
     def close(self) -> None:
         """Let other processes have the directory."""

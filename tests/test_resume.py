@@ -1,104 +1,11 @@
 """Processes that are killed or stopped where it hurts, and resumed: they end as if nobody had disturbed them."""
 
-import functools
-import importlib
-import os
 import signal
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from faults import FORKS, content, dasvit, difference, finish
+from victim import COMMANDS, INT, KILL, TERM, Fault, comes_to_the_same_end, disturbed
 
 from dasvit.runs import Run
-
-KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
-COMMANDS = {
-    command: [command, *arguments.split()]
-    for command, arguments in {
-        # 3 steps an epoch, 9 in all
-        "search": "--train-images 200 --dim 24 --stages 1 8 2 1 3 1 --carry-alpha --device cpu",
-        # 3 steps an epoch, 6 in all
-        "retrain": "--train-images 200 --test-images 50 --dim 24 --depth 1 --epochs 2 --warmup-epochs 1 --mixup 0.8 "
-        "--erase 0.5 --device cpu",
-        "tf-search": "--space autoformer-xs --image-size 8 --patch-size 4 --in-channels 1 --num-classes 10 --samples 6 "
-        "--indicators dss synflow",
-    }.items()
-}
-
-
-class Fault(NamedTuple):
-    """Send a signal before or after a call of a function; the end of a file may be missing then."""
-
-    target: str
-    call: int = 1
-    after: bool = False
-    torn: str | None = None
-
-
-def victim(arguments, log, fault, signum, constants):
-    """Run the command line; it stops itself where the fault says."""
-    module, _, name = fault.target.partition(":")
-    for place, value in constants.items():
-        where, _, constant = place.partition(":")
-        setattr(importlib.import_module(where), constant, value)
-    owner = importlib.import_module(module)
-    *path, name = name.split(".")
-    for part in path:
-        owner = getattr(owner, part)
-    function, calls = getattr(owner, name), iter(range(1, 10**6))
-
-    def strike():
-        if fault.torn:
-            (path,) = Path(arguments[arguments.index("--out") + 1]).glob(fault.torn)
-            os.truncate(path, path.stat().st_size - 10)
-        os.kill(os.getpid(), signum)
-
-    @functools.wraps(function)
-    def wrapped(*args, **kwargs):
-        here = next(calls) == fault.call
-        if here and not fault.after:
-            strike()
-        result = function(*args, **kwargs)
-        if here and fault.after:
-            strike()
-        return result
-
-    setattr(owner, name, wrapped)
-    dasvit(arguments, log)
-
-
-def disturbed(command, run, fault, signum, **constants):
-    """Run a command with a fault and return its exit code and what it printed."""
-    log, resume = run.parent / "log", ["--resume"] if (run / "settings.json").exists() else []
-    log.write_text("")
-    arguments = [*COMMANDS[command], "--out", str(run), *resume]
-    process = FORKS.Process(target=victim, args=(arguments, log, fault, signum, constants))
-    process.start()
-    process.join(60)
-    return process.exitcode, log.read_text()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Return what each command leaves when nobody disturbs it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    for command, arguments in COMMANDS.items():
-        assert finish(arguments, folder / command, folder / "log") == 0, (folder / "log").read_text()
-    return {command: left(command, folder / command) for command in COMMANDS}
-
-
-def left(command, run):
-    if command == "tf-search":
-        return {name: (run / name).read_bytes() for name in ("metrics.jsonl", "best.json", "scores.svg")}
-    return content(run)
-
-
-def comes_to_the_same_end(command, run, undisturbed):
-    code, log = finish(COMMANDS[command], run, run.parent / "log"), (run.parent / "log").read_text()
-    assert (code, difference(left(command, run), undisturbed[command])) == (0, None), log
-    return log
-
 
 SEARCH = "dasvit.search:"
 CHECKPOINT_TORN = Fault("dasvit.checkpoint:save_file", 2, after=True, torn="checkpoints/*.part")
@@ -143,18 +50,19 @@ def named(points):
 
 @named(POINTS)
 def test_killed(command, where, undisturbed, tmp_path):
-    code, log = disturbed(command, tmp_path / "run", POINTS[command, where], KILL)
-    assert code == -KILL, log
-    comes_to_the_same_end(command, tmp_path / "run", undisturbed)
+    code, log = disturbed(COMMANDS[command], tmp_path / "run", POINTS[command, where], KILL)
+    assert code == -signal.SIGKILL, log
+    comes_to_the_same_end(COMMANDS[command], tmp_path / "run", undisturbed[command])
 
 
 @named(STOPS)
-@pytest.mark.parametrize("signum", [TERM, INT], ids=["SIGTERM", "SIGINT"])
-def test_stopped(command, where, signum, undisturbed, tmp_path):
-    code, log = disturbed(command, tmp_path / "run", STOPS[command, where], signum)
+@pytest.mark.parametrize("action", [TERM, INT], ids=["SIGTERM", "SIGINT"])
+def test_stopped(command, where, action, undisturbed, tmp_path):
+    code, log = disturbed(COMMANDS[command], tmp_path / "run", STOPS[command, where], action)
+    (signum,) = action.args
     assert code == 128 + signum
     assert log.splitlines()[-1] == f"dasvit: stopped by {signum.name}; its state is saved, go on with --resume"
-    comes_to_the_same_end(command, tmp_path / "run", undisturbed)
+    comes_to_the_same_end(COMMANDS[command], tmp_path / "run", undisturbed[command])
 
 
 @pytest.mark.parametrize(
@@ -162,16 +70,16 @@ def test_stopped(command, where, signum, undisturbed, tmp_path):
 )
 def test_killed_again_and_again(target, undisturbed, tmp_path):
     run = tmp_path / "run"
-    assert disturbed("search", run, Fault(SEARCH + "SearchStage._weight_step", 5), KILL)[0] == -KILL
+    assert disturbed(COMMANDS["search"], run, Fault(SEARCH + "SearchStage._weight_step", 5), KILL)[0] == -signal.SIGKILL
     for _ in range(2):
-        assert disturbed("search", run, Fault(target), KILL)[0] == -KILL
-    comes_to_the_same_end("search", run, undisturbed)
+        assert disturbed(COMMANDS["search"], run, Fault(target), KILL)[0] == -signal.SIGKILL
+    comes_to_the_same_end(COMMANDS["search"], run, undisturbed["search"])
 
 
 @pytest.mark.parametrize("step", [2, 4, 8])
 def test_a_long_epoch_is_saved_on_the_way(step, undisturbed, tmp_path):
     fault = Fault(SEARCH + "SearchStage._weight_step", step)
     always = {"dasvit.loop:SAVE_SECONDS": 0.0}
-    assert disturbed("search", tmp_path / "run", fault, KILL, **always)[0] == -KILL
+    assert disturbed(COMMANDS["search"], tmp_path / "run", fault, KILL, **always)[0] == -signal.SIGKILL
     assert Run(tmp_path / "run").peek()["step"] == (step - 1) % 3
-    comes_to_the_same_end("search", tmp_path / "run", undisturbed)
+    comes_to_the_same_end(COMMANDS["search"], tmp_path / "run", undisturbed["search"])
