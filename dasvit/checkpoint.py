@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 VERSION = "1"
 """Of what :func:`save_state` writes; another one is refused by name."""
@@ -37,12 +37,11 @@ def save_state(stem: Path, state: Any) -> Path:
     """
     tensors: dict[str, torch.Tensor] = {}
     header = json.dumps(_encode(state, tensors))
+    content = save(tensors, metadata={"version": VERSION, "state": header})
     part = stem.with_name(stem.name + ".part")
     try:
-        save_file(tensors, part, metadata={"version": VERSION, "state": header})
-        return settle(part, stem.with_name(f"{stem.name}-{_digest(part)}.safetensors"))
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
+        part.write_bytes(content)
+        return settle(part, stem.with_name(f"{stem.name}-{hashlib.sha256(content).hexdigest()}.safetensors"))
     finally:
         part.unlink(missing_ok=True)
 
@@ -54,8 +53,9 @@ def load_state(path: Path) -> Any:
         ValueError: If the file is missing, damaged, of another version or no such file.
     """
     try:
-        if _digest(path) != path.stem.rpartition("-")[2]:
-            raise ValueError("its content has not the SHA-256 in its name")
+        with path.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != path.stem.rpartition("-")[2]:
+                raise ValueError("its content has not the SHA-256 in its name")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if (version := metadata.get("version")) != VERSION:
@@ -83,11 +83,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _encode(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
