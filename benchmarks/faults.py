@@ -54,6 +54,7 @@ class Faults:
 def dasvit(arguments: Sequence[str], log: Path) -> None:
     """Run the command line in this process, on one thread, with what it prints in a file."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that a shell starts
     tqdm.set_lock(threading.RLock())  # its usual lock is known to other processes, and left there by a kill
     with log.open("a") as file:
         for stream in (1, 2):

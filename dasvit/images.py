@@ -86,7 +86,11 @@ class FileImages(Dataset):
         batches = [chunk.tolist() for chunk in chunks]
         try:
             yield from DataLoader(
-                self, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available()
+                self,
+                batch_sampler=batches,
+                num_workers=workers,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # or else the processes' seeds would be drawn from the global one
             )
         except ValueError as error:  # the loader wraps the worker's traceback into the message
             raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None

@@ -214,14 +214,14 @@ def run_epochs(
                     check(at.fault())
                 elapsed = time.perf_counter() - began
                 if signals.received is not None or elapsed > SAVE_SECONDS:
-                    check(at.fault() or _not_finite(job))
+                    check(at.fault() or _not_finite(job, at))
                     at.seconds += elapsed
                     save()
                     signals.stop()
                     began = time.perf_counter()
             means = {k: float(v) / at.step for k, v in at.totals.items()}
             at.seconds += time.perf_counter() - began
-            check(at.fault() or _not_finite(job))
+            check(at.fault() or _not_finite(job, at))
             row = {**job.end_epoch(at.epoch, means), "seconds": round(at.seconds, 3), "bytes": peak_bytes()}
             rows.append(row)
             if run is not None:
@@ -234,16 +234,17 @@ def run_epochs(
     return rows
 
 
-def _not_finite(job: Job) -> str | None:
+def _not_finite(job: Job, at: _Position) -> str | None:
     """Return which part of a job's state is not finite: a loss can be when the step that follows it was too long."""
 
     def find(node: Any, name: str) -> str | None:
         if isinstance(node, Tensor):
-            return None if bool(node.isfinite().all()) else f"{name.lstrip('.')} is not finite"
+            return None if bool(node.isfinite().all()) else name.removeprefix(".")
         items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
         return next(filter(None, (find(value, f"{name}.{key}") for key, value in items)), None)
 
-    return find(job.state_dict(), "")
+    name = find(job.state_dict(), "")
+    return name and f"{name} is not finite after step {at.step} of epoch {at.epoch + 1}"
 
 
 def _line(job: Job, epoch: int, row: Mapping[str, Any]) -> str:

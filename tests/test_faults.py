@@ -188,7 +188,7 @@ def kill_worker(_run, *_args):
 def test_a_process_that_decodes_images_dies(pictures, tmp_path):
     _, arguments, expected = pictures
     code, printed = disturbed(arguments, tmp_path / "run", Fault(STEP, 5), kill_worker, **LAZY)
-    assert code == 1
+    assert code == 1, printed
     assert one_line(printed).startswith("a process that decodes images died; go on with --resume (DataLoader worker")
     goes_on(arguments, tmp_path / "run", expected)
 
