@@ -285,10 +285,12 @@ def test_a_second_process_is_kept_out(undisturbed, tmp_path):
     arguments = [*SEARCH, "--out", str(run)]
     first = FORKS.Process(target=victim, args=(arguments, tmp_path / "first", Fault(STEP, 5), halt, {}))
     first.start()
-    while not (run / "metrics.jsonl").exists():
-        time.sleep(0.01)
-    assert finish(SEARCH, run, log) == 2
+    try:
+        while not (run / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        assert finish(SEARCH, run, log) == 2
+    finally:
+        first.kill()
+        first.join()
     assert log.read_text() == f"dasvit: {run} is in use by another process: wait for it, or stop it\n"
-    first.kill()
-    first.join()
     comes_to_the_same_end(SEARCH, run, undisturbed["search"])  # nobody has to remove a lock
