@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _FAILED, _BAD_INPUT, _SIGNAL = 1, 2, 128
 _SAVES_MEMORY = {
-    "search": "lower --batch-size or --keep-ratio, or add --recompute",
+    "search": "lower --keep-ratio or --batch-size, raise --accumulate, or add --recompute layers",
     "retrain": "lower --batch-size",
     "tf-search": "lower --jobs or --image-size",
 }

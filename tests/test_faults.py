@@ -257,15 +257,16 @@ def take_memory(_run, *_args):
 @pytest.mark.parametrize(
     ("command", "fault", "remedy"),
     [
-        ("search", Fault(STEP, 5), "lower --batch-size or --keep-ratio, or add --recompute"),
-        ("search", Fault("dasvit.search:make_supernet", 3), "lower --batch-size or --keep-ratio, or add --recompute"),
+        ("search", Fault(STEP, 5), "lower --keep-ratio or --batch-size, raise --accumulate, or add --recompute layers"),
+        ("search", Fault("dasvit.search:make_supernet", 3), "lower --keep-ratio or --batch-size, raise --accumulate"),
         ("retrain", Fault("dasvit.retrain:evaluate", 2), "lower --batch-size"),
         ("tf-search", Fault("dasvit.training_free.search:score", 7), "lower --jobs or --image-size"),
     ],
 )
 def test_out_of_memory(command, fault, remedy, undisturbed, tmp_path):
     code, printed = disturbed(COMMANDS[command], tmp_path / "run", fault, take_memory)
-    assert (code, one_line(printed)) == (1, f"out of memory: {remedy}")
+    assert code == 1
+    assert one_line(printed).startswith(f"out of memory: {remedy}")
     comes_to_the_same_end(COMMANDS[command], tmp_path / "run", undisturbed[command])
 
 
