@@ -8,7 +8,7 @@ from victim import COMMANDS, INT, KILL, TERM, Fault, comes_to_the_same_end, dist
 from dasvit.runs import Run
 
 SEARCH = "dasvit.search:"
-CHECKPOINT_TORN = Fault("dasvit.checkpoint:settle", 4, torn="checkpoints/*.part")
+CHECKPOINT_TORN = Fault("dasvit.checkpoint:settle", 2, torn="checkpoints/*.part")
 POINTS = {
     ("search", "before settings are written"): Fault("dasvit.runs:settle"),
     ("search", "first step"): Fault(SEARCH + "SearchStage._alpha_step"),
