@@ -81,11 +81,13 @@ def disturbed(arguments, run, fault, action, **constants):
         target=victim, args=([*arguments, "--out", str(run), *resume], log, fault, action, constants)
     )
     process.start()
-    process.join(60)
+    process.join(120)
+    code = process.exitcode  # none if it hangs
+    process.kill()
     printed = os.read(reader, 1 << 16).decode()
     os.close(reader)
     log.unlink()
-    return process.exitcode, printed
+    return code, printed
 
 
 def left(run):
