@@ -1,7 +1,12 @@
-"""A tree of state as one file: tensors in safetensors, everything else as JSON in its header, nothing pickled."""
+"""A tree of state as one file: tensors in safetensors, everything else as JSON in its header, nothing pickled.
+
+A file's name ends in the SHA-256 of its content. So content and digest appear together, in one rename, and a file that
+is torn, damaged or something else altogether is told from a whole one before it is opened.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,38 +15,74 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
+
+VERSION = "1"
+"""Of what :func:`save_state` writes; another one is refused by name."""
 
 
-def save_state(path: Path, state: Any) -> None:
+def save_state(stem: Path, state: Any) -> Path:
     """Write a tree of dicts, lists, tuples, numbers, strings, arrays and tensors; whole or not at all.
+
+    Args:
+        stem: The file without the digest and suffix that are added to its name.
+        state: The tree.
+
+    Returns:
+        The file.
 
     Raises:
         TypeError: If the tree holds anything else.
+        OSError: If it cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
     header = json.dumps(_encode(state, tensors))
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"state": header})
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    content = save(tensors, metadata={"version": VERSION, "state": header})
+    part = stem.with_name(stem.name + ".part")
+    try:
+        part.write_bytes(content)
+        return settle(part, stem.with_name(f"{stem.name}-{hashlib.sha256(content).hexdigest()}.safetensors"))
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load_state(path: Path) -> Any:
     """Read what :func:`save_state` wrote, tensors on the CPU.
 
     Raises:
-        ValueError: If the file is missing or is not such a file.
+        ValueError: If the file is missing, damaged, of another version or no such file.
     """
     try:
+        with path.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != path.stem.rpartition("-")[2]:
+                raise ValueError("its content has not the SHA-256 in its name")
         with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if (version := metadata.get("version")) != VERSION:
+                raise ValueError(f"it is of version {version}, this dasvit reads version {VERSION}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            return _decode(json.loads((file.metadata() or {})["state"]), tensors)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"checkpoint {path} cannot be read ({error}): remove it to go on from the one before"
-        ) from None
+            return _decode(json.loads(metadata["state"]), tensors)
+    # not every file with the right digest was written here
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(f"checkpoint {path} cannot be used: {reason}") from None
+
+
+def settle(part: Path, path: Path) -> Path:
+    """Give a file its final name once its content is on the disk, where the name then is too; return the name."""
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+    return path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _encode(node: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -17,15 +17,25 @@ from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 T = TypeVar("T")
 
-_DIVERGED, _BAD_INPUT, _SIGNAL = 1, 2, 128
+_FAILED, _BAD_INPUT, _SIGNAL = 1, 2, 128
+_SAVES_MEMORY = {
+    "search": "lower --keep-ratio or --batch-size, raise --accumulate, or add --recompute layers",
+    "retrain": "lower --batch-size",
+    "tf-search": "lower --jobs or --image-size",
+}
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 training diverged, 2 bad input, 130 or 143 stopped by a signal."""
+    """Run the command line and exit with one of these codes.
+
+    0: done. 1: the run failed for a cause outside its input: diverged, disk full, out of memory, a worker killed.
+    2: bad input, which includes images that cannot be read and a run directory that cannot be used. 130 or 143: stopped
+    by a signal. All but 0 say why in one line on stderr.
+    """
     arguments = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(arguments)
@@ -35,13 +45,23 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         signum = getattr(interrupt, "signum", 2)
         saved = f"{interrupt}; its state is saved, go on with --resume" if hasattr(interrupt, "signum") else "stopped"
         _fail(saved, _SIGNAL + signum)
-    except RuntimeError as error:
-        from .loop import TrainingDivergedError
-
-        if not isinstance(error, TrainingDivergedError):
-            raise
-        _fail(str(error), _DIVERGED)
+    except (RuntimeError, MemoryError) as error:
+        _fail(_cause(error, arguments[0]), _FAILED)
     sys.exit(0)
+
+
+def _cause(error: Exception, command: str) -> str:
+    """Return what made a run fail from outside; an error that has no such cause is a bug and raised again."""
+    from .loop import out_of_memory
+    from .runs import RunFailedError
+
+    if out_of_memory(error):
+        return f"out of memory: {_SAVES_MEMORY.get(command, 'take a smaller network or image')}"
+    if "DataLoader worker" in str(error):  # torch raises it from a signal handler, wherever the run is then
+        return f"a process that decodes images died; go on with --resume ({error})"
+    if isinstance(error, RunFailedError):
+        return str(error)
+    raise error
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -86,7 +106,7 @@ def _parse(cls: type[T], command: str, arguments: Sequence[str]) -> T:
                 cls,
                 prog=f"dasvit {command}",
                 args=arguments,
-                config=(OmitArgPrefixes, FlagCreatePairsOff),
+                config=(OmitArgPrefixes,),
             )
     except SystemExit as exit_:
         if not exit_.code:

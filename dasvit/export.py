@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 
 from .retrain import load_trained
+from .runs import unwritable
 from .timm_model import NAME, DASViT
 
 Format = Literal["safetensors", "onnx", "timm"]
@@ -53,6 +55,7 @@ def export(run_dir: str | Path, out: str | Path, form: Format) -> None:
 
     Raises:
         ValueError: If the directory holds no such run, ``out`` exists, or a package is missing.
+        RunFailedError: If the disk is full.
     """
     out = Path(out)
     if out.exists():
@@ -65,8 +68,8 @@ def export(run_dir: str | Path, out: str | Path, form: Format) -> None:
             part = Path(folder) / out.name
             {"safetensors": _safetensors, "timm": _timm, "onnx": _onnx}[form](model, images, part)
             part.replace(out)
-    except OSError as error:
-        raise ValueError(f"cannot write {out}: {error.strerror}") from None
+    except (OSError, SafetensorError) as error:
+        raise unwritable(out, error) from None
 
 
 def _safetensors(model: DASViT, images: dict[str, Any], out: Path) -> None:

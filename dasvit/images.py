@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,12 +55,8 @@ class FileImages(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 size size"]:
-        path = self.paths[index]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files
-            raise ValueError(f"cannot read image {path}: {error}") from None
+        with _opened(self.paths[index]) as file:
+            image = file.convert("RGB")
         scale = self.size / min(image.size)
         width, height = (max(self.size, round(scale * side)) for side in image.size)
         left, top = (width - self.size) // 2, (height - self.size) // 2
@@ -89,7 +86,11 @@ class FileImages(Dataset):
         batches = [chunk.tolist() for chunk in chunks]
         try:
             yield from DataLoader(
-                self, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available()
+                self,
+                batch_sampler=batches,
+                num_workers=workers,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # or else the processes' seeds would be drawn from the global one
             )
         except ValueError as error:  # the loader wraps the worker's traceback into the message
             raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
@@ -101,11 +102,18 @@ def short_side(path: Path) -> int:
     Raises:
         ValueError: If the file is no readable image.
     """
+    with _opened(path) as image:
+        return min(image.size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
-            return min(image.size)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"cannot read image {path}: {error}") from None
+        with Image.open(path) as file:
+            yield file
+    except Exception as error:  # PIL's decoders raise whatever a broken file makes them stumble over
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(f"cannot read image {path}: {reason}") from None
 
 
 @dataclass(frozen=True)

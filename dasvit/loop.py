@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
@@ -20,7 +20,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from .runs import Run, set_random_states
+from .runs import Run, RunFailedError, set_random_states
+
+LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
+SAVE_SECONDS = 600.0  # between two checkpoints: a long epoch is saved on the way too
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -106,8 +109,14 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss is not finite any more."""
+class TrainingDivergedError(RunFailedError):
+    """A loss or a weight is not finite any more."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on whatever device."""
+    told = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
 
 
 class Signals:
@@ -116,6 +125,15 @@ class Signals:
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+
+    def stop(self) -> None:
+        """Stop where everything is saved, if a signal came.
+
+        Raises:
+            Interrupted: If it did.
+        """
+        if self.received is not None:
+            raise Interrupted(self.received)
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.received = signum
@@ -135,6 +153,40 @@ class Signals:
         self._restore()
 
 
+@dataclass
+class _Position:
+    """Where a job is: in which epoch, after how many of its steps and seconds, and the sums of its scalars."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    totals: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._good: int | Tensor = self.step  # steps before the first with a scalar that is not finite
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Count a step. A sum that is not finite stays so: the first such step is known however late one looks."""
+        self.totals = {k: self.totals[k] + v.detach() if k in self.totals else v.detach() for k, v in metrics.items()}
+        self._good = self._good + torch.stack([v.isfinite() for v in self.totals.values()]).all().int()
+        self.step += 1
+
+    def due(self) -> bool:
+        """Tell whether it is time to look at the scalars."""
+        return self.step % LOOK == 0 or all(v.device.type == "cpu" for v in self.totals.values())
+
+    def fault(self) -> str | None:
+        """Return which scalar was not finite first, and when."""
+        if (good := int(self._good)) == self.step:
+            return None
+        name, total = next((k, float(v)) for k, v in self.totals.items() if not v.isfinite())
+        return f"{name} is {total} at step {good + 1} of epoch {self.epoch + 1}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint remembers of it."""
+        return {"epoch": self.epoch, "step": self.step, "seconds": self.seconds, "totals": self.totals}
+
+
 def run_epochs(
     job: Job, run: Run | None = None, state: Mapping[str, Any] | None = None, *, progress: bool = False
 ) -> list[dict[str, Any]]:
@@ -151,53 +203,68 @@ def run_epochs(
 
     Raises:
         Interrupted: On SIGINT or SIGTERM, after the state was saved.
-        TrainingDivergedError: If a mean is not finite at the end of an epoch; the last checkpoint is from before.
+        TrainingDivergedError: If a scalar or the state is not finite any more; such a state is not saved.
+        RunFailedError: If the run directory cannot be written.
     """
-    epoch, step, seconds, totals = 0, 0, 0.0, {}
+    at, rows = _Position(), []
     if state is not None:
-        epoch, step, seconds, totals = state["epoch"], state["step"], state["seconds"], dict(state["totals"])
+        at = _Position(**{k: state[k] for k in ("epoch", "step", "seconds", "totals")})
         job.load_state_dict(state["job"])
         set_random_states(state["random"])
 
+    def check(fault: str | None) -> None:
+        if fault is not None:
+            advice = "start again with a lower lr (in a search also alpha_lr), or with precision 32-true"
+            kept = f"; {run.last()}" if run is not None else ""
+            raise TrainingDivergedError(f"{job.title}: {fault}: {advice}{kept}")
+
     def save() -> None:
         if run is not None:
-            position = {"epoch": epoch, "step": step, "seconds": seconds, "totals": totals}
-            run.save({**position, "job": job.state_dict()})
+            run.save({**at.state_dict(), "job": job.state_dict()})
 
-    rows = []
-    done = epoch * job.steps + step
+    done = at.epoch * job.steps + at.step
     bar = tqdm(total=job.epochs * job.steps, initial=done, desc=job.title, disable=None if progress else True)
     with bar, Signals() as signals:
-        while epoch < job.epochs:
+        while at.epoch < job.epochs:
             began = time.perf_counter()
-            for metrics in job.train(epoch, step):
-                totals = {k: totals[k] + v.detach() if k in totals else v.detach() for k, v in metrics.items()}
-                step += 1
+            for metrics in job.train(at.epoch, at.step):
+                at.add(metrics)
                 bar.update()
-                if signals.received is not None:
-                    seconds += time.perf_counter() - began
+                if at.due():
+                    check(at.fault())
+                elapsed = time.perf_counter() - began
+                if signals.received is not None or elapsed > SAVE_SECONDS:
+                    check(at.fault() or _not_finite(job, at))
+                    at.seconds += elapsed
                     save()
-                    raise Interrupted(signals.received)
-            seconds += time.perf_counter() - began
-            means = {k: float(v) / step for k, v in totals.items()}
-            _check_finite(job.title, epoch, means)
-            row = {**job.end_epoch(epoch, means), "seconds": round(seconds, 3), "bytes": peak_bytes()}
+                    signals.stop()
+                    began = time.perf_counter()
+            means = {k: float(v) / at.step for k, v in at.totals.items()}
+            at.seconds += time.perf_counter() - began
+            check(at.fault() or _not_finite(job, at))
+            row = {**job.end_epoch(at.epoch, means), "seconds": round(at.seconds, 3), "bytes": peak_bytes()}
             rows.append(row)
             if run is not None:
                 run.log(row)
             if progress:
-                bar.write(_line(job, epoch, row), file=sys.stderr)
-            epoch, step, seconds, totals = epoch + 1, 0, 0.0, {}
+                bar.write(_line(job, at.epoch, row), file=sys.stderr)
+            at = _Position(at.epoch + 1)
             save()
-            if signals.received is not None:  # it came after the last step
-                raise Interrupted(signals.received)
+            signals.stop()  # it came after the last step
     return rows
 
 
-def _check_finite(title: str, epoch: int, means: Mapping[str, float]) -> None:
-    for name, mean in means.items():
-        if not math.isfinite(mean):
-            raise TrainingDivergedError(f"{title}: {name} is {mean} in epoch {epoch + 1}: try a lower --lr")
+def _not_finite(job: Job, at: _Position) -> str | None:
+    """Return which part of a job's state is not finite: a loss can be when the step that follows it was too long."""
+
+    def find(node: Any, name: str) -> str | None:
+        if isinstance(node, Tensor):
+            return None if bool(node.isfinite().all()) else name.removeprefix(".")
+        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+        return next(filter(None, (find(value, f"{name}.{key}") for key, value in items)), None)
+
+    name = find(job.state_dict(), "")
+    return name and f"{name} is not finite after step {at.step} of epoch {at.epoch + 1}"
 
 
 def _line(job: Job, epoch: int, row: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
+from .runs import unwritable
 from .space import Genotype, Operation
 
 INK = "#123456"  # stands for the text colour of the page, see figure_svg
@@ -106,6 +107,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
     Raises:
         ValueError: If the format is not known or the file cannot be written.
+        RunFailedError: If the disk is full.
     """
     known = figure.canvas.get_supported_filetypes()
     if (suffix := path.suffix.removeprefix(".")) not in known:
@@ -114,7 +116,10 @@ def save_figure(figure: Figure, path: Path) -> None:
         raise ValueError(f"cannot draw {path}: folder {path.parent} does not exist")
     metadata = {"Date": None} if suffix == "svg" else {}
     with mpl.rc_context({"svg.hashsalt": "dasvit"}):
-        figure.savefig(path, bbox_inches="tight", metadata=metadata)
+        try:
+            figure.savefig(path, bbox_inches="tight", metadata=metadata)
+        except OSError as error:
+            raise unwritable(path, error) from None
 
 
 def plot_alpha(history: Sequence[Mapping[str, Any]]) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,17 +234,17 @@ def retrain(
     Raises:
         ValueError: If settings and data do not fit together, or the directory cannot be used.
         Interrupted: On SIGINT or SIGTERM, after the state was saved.
+        RunFailedError: If the losses diverge or the directory cannot be written; what was saved before is as it was.
     """
     fabric = make_fabric(settings.hardware)
     check_data(settings, data)
-    run = Run.open(run_dir, "retrain", settings, resume=resume) if run_dir is not None else None
-    architecture = resolve(settings.genotype)
-    if run is not None and isinstance(architecture, Genotype):
-        run.write("genotype.json", architecture.to_json())
-    state = run.load() if run is not None and resume else None
-    history = run.history() if run is not None else []
-    job = Retraining(settings, data, fabric)
-    history += run_epochs(job, run, state, progress=progress)
+    with Run.open(run_dir, "retrain", settings, resume=resume) if run_dir is not None else nullcontext() as run:
+        if run is not None and isinstance(architecture := resolve(settings.genotype), Genotype):
+            run.keep("genotype.json", architecture.to_json())
+        state = run.load() if run is not None and resume else None
+        history = run.history() if run is not None else []
+        job = Retraining(settings, data, fabric)
+        history += run_epochs(job, run, state, progress=progress)
     accuracy = {k: history[-1][k] for k in ("top1", "top5", "loss")}
     return RetrainResult(job.network, accuracy, history)
 

@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import math
 import platform
 import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from .checkpoint import load_state, save_state
+from .checkpoint import load_state, save_state, settle, sync
 
 KEEP = 2  # checkpoints: the last, and the one before in case the last is damaged
+LOCK = ".lock"
+UNSTARTED = {LOCK, "settings.json.part"}  # all that a start leaves if it is killed before settings.json is whole
+
+
+class RunFailedError(RuntimeError):
+    """A run stopped for a cause outside its input, such as a full disk; what it had saved is as it was."""
+
+
+def unwritable(path: Path, error: Exception) -> Exception:
+    """Return the error for a place that a user names and that cannot be written: it is wrong, or the disk is full."""
+    full = not isinstance(error, OSError) or error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    return (RunFailedError if full else ValueError)(f"cannot write {path}: {_reason(error)}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell in one line that a run which could write its directory no longer can.
+
+    Raises:
+        RunFailedError: If writing fails.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFailedError(f"cannot write {path}: {_reason(error)}: mend this and go on with --resume") from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 class Run:
-    """A run directory that exists, see :meth:`open`.
+    """A run directory that exists, see :meth:`open`. As a context it is given free at the end of the block.
 
     Args:
         path: The directory.
@@ -31,10 +66,12 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self._free: Callable[[], Any] = lambda: None
 
     @classmethod
     def open(cls, path: str | Path, command: str, settings: Any, *, resume: bool = False) -> Run:
-        """Start a run directory, or open one to continue it.
+        """Start a run directory, or open one to continue it; no other process can while this one has it.
 
         Args:
             path: The directory; must not exist or be empty unless ``resume``.
@@ -43,22 +80,49 @@ class Run:
             resume: Continue the run in ``path``.
 
         Raises:
-            ValueError: If the directory is taken, is no such run, or was started with other settings.
+            ValueError: If the directory is taken or in use, is no such run, or was started with other settings.
+            RunFailedError: If the disk is full.
         """
         run, plain = cls(Path(path)), as_plain(settings)
         if resume:
             stored = run.settings(command)
-            if differing := _differences(stored, plain):
+            known = as_plain(from_plain(type(settings), stored))  # what was added since has its default
+            if differing := _differences(_merged(known, stored), plain):
                 raise ValueError(f"{path} was started with other settings: {differing}; resume without them")
+            run._take()
             return run
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        if run.path.exists() and (not run.path.is_dir() or {p.name for p in run.path.iterdir()} - UNSTARTED):
             raise ValueError(f"{path} exists already: add --resume to continue it, or choose another directory")
-        try:
-            (run.path / "checkpoints").mkdir(parents=True)
-        except OSError as error:
-            raise ValueError(f"cannot make run directory {path}: {error.strerror}") from None
-        run.write("settings.json", {"command": command, "settings": plain, "provenance": provenance()})
+        run._take({"command": command, "settings": plain, "provenance": provenance()})
         return run
+
+    def _take(self, start: Mapping[str, Any] | None = None) -> None:
+        """Lock the directory, and start a run there.
+
+        The lock ends with this process, however it ends, and is not handed on to processes that work for it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / LOCK).open("a")
+            self._free = weakref.finalize(self, lock.close)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if start is not None:
+                self._put("settings.json", start)
+        except OSError as error:
+            self.close()
+            if isinstance(error, BlockingIOError):
+                raise ValueError(f"{self.path} is in use by another process: wait for it, or stop it") from None
+            raise unwritable(self.path, error) from None
+
+    def close(self) -> None:
+        """Let other processes have the directory."""
+        self._free()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
 
     def settings(self, command: str) -> dict[str, Any]:
         """Return the settings that the run was started with.
@@ -66,72 +130,148 @@ class Run:
         Raises:
             ValueError: If the directory holds no run of this command.
         """
-        try:
-            stored = json.loads((self.path / "settings.json").read_text())
-            name, settings = stored["command"], stored["settings"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ValueError(f"{self.path} is no run directory: it has no readable settings.json") from None
+        name, settings = self._started()
         if name != command:
             raise ValueError(f"{self.path} holds a {name} run, a {command} run is needed")
         return settings
 
+    def _started(self) -> tuple[str, dict[str, Any]]:
+        try:
+            stored = json.loads((self.path / "settings.json").read_text())
+            return stored["command"], stored["settings"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(f"{self.path} is no run directory: it has no readable settings.json") from None
+
     def write(self, name: str, content: str | Mapping[str, Any]) -> None:
-        """Write a file of the run, whole or not at all; a mapping is written as JSON."""
-        text = content if isinstance(content, str) else json.dumps(content, indent=1)
+        """Write a file of the run, whole or not at all; a mapping is written as JSON.
+
+        Raises:
+            RunFailedError: If it cannot be written.
+        """
+        with writing(self.path / name):
+            self._put(name, content)
+
+    def _put(self, name: str, content: str | Mapping[str, Any]) -> None:
         part = self.path / (name + ".part")
-        part.write_text(text + "\n")
-        part.replace(self.path / name)
+        try:
+            part.write_text((content if isinstance(content, str) else json.dumps(content, indent=1)) + "\n")
+            settle(part, self.path / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def keep(self, name: str, text: str) -> None:
+        """Write what the run depends on beside its settings, once.
+
+        Raises:
+            ValueError: If it is there and says something else.
+            RunFailedError: If it cannot be written.
+        """
+        path = self.path / name
+        if not path.exists():
+            self.write(name, text)
+        elif path.read_bytes() != (text + "\n").encode():
+            raise ValueError(f"{path} is not what was given now: the run was started with another one")
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append one object to ``metrics.jsonl``."""
-        with self.metrics.open("a") as file:
+        """Append one object to ``metrics.jsonl``.
+
+        Raises:
+            RunFailedError: If it cannot be written.
+        """
+        with writing(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the objects logged so far; a line that a kill left half-written is none."""
+        """Return the objects logged so far, up to the first line that a fault left unreadable or half-written."""
         if not self.metrics.exists():
             return []
-        *lines, _torn = self.metrics.read_text().split("\n")
-        return [json.loads(line) for line in lines]
+        rows = []
+        for line in self.metrics.read_bytes().split(b"\n")[:-1]:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(row, dict):
+                break
+            rows.append(row)
+        return rows
 
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace the log by ``rows``."""
         self.write("metrics.jsonl", "\n".join(map(json.dumps, rows))) if rows else self.metrics.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint: ``state``, all random states, and how much has been logged."""
-        folder = self.path / "checkpoints"
-        known = self._checkpoints()
-        number = int(known[-1].stem) + 1 if known else 0
-        rows = len(self.history())
-        save_state(folder / f"{number:06d}.safetensors", {**state, "random": random_states(), "rows": rows})
-        for old in known[: -(KEEP - 1)]:
-            old.unlink()
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the last checkpoint's state, with the log cut back to it; ``None`` without one.
+        """Write a checkpoint: ``state``, all random states, how much has been logged, and which run it is.
 
         Raises:
-            ValueError: If the checkpoint cannot be read.
+            RunFailedError: If it cannot be written; the checkpoints before are still there.
         """
-        known = self._checkpoints()
-        state = load_state(known[-1]) if known else None
-        rows = self.history()[: state["rows"] if state else 0]
-        self.rewrite(rows)
+        known, rows = self._checkpoints(), len(self.history())
+        position = {"random": random_states(), "rows": rows, "run": self._started()}
+        stem = self.checkpoints / f"{_number(known[-1]) + 1 if known else 0:06d}"
+        with writing(stem):
+            self.checkpoints.mkdir(exist_ok=True)
+            if rows:
+                sync(self.metrics)  # the log is never behind a checkpoint
+            save_state(stem, {**state, **position})
+            for old in known[: -(KEEP - 1)]:
+                old.unlink()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state of the last whole checkpoint, with the log cut back to it; ``None`` without any checkpoint.
+
+        Newer ones that cannot be used are told on stderr and put aside under the suffix ``.refused``.
+
+        Raises:
+            ValueError: If there are checkpoints and none can be used.
+        """
+        rows = self.history()
+        state, refused = self._last(len(rows))
+        for path, reason in refused.items():
+            print(f"dasvit: {reason}; going on from the one before", file=sys.stderr)
+            path.replace(path.with_name(path.name + ".refused"))
+        self.rewrite(rows[: state["rows"] if state else 0])
         return state
 
     def peek(self) -> dict[str, Any]:
-        """Return the last checkpoint's state and change nothing.
+        """Return the state of the last whole checkpoint and change nothing.
 
         Raises:
-            ValueError: If there is none, or it cannot be read.
+            ValueError: If there is none.
         """
-        if not (known := self._checkpoints()):
+        state, _ = self._last()
+        if state is None:
             raise ValueError(f"{self.path} has no checkpoint yet: let the run finish an epoch")
-        return load_state(known[-1])
+        return state
+
+    def last(self) -> str:
+        """Return in words which checkpoint is the last."""
+        known = self._checkpoints()
+        return f"the last checkpoint, {known[-1].name[:6]}, is from before" if known else "no checkpoint was saved yet"
+
+    def _last(self, rows: float = math.inf) -> tuple[dict[str, Any] | None, dict[Path, ValueError]]:
+        """Return the newest state that can be used with so many logged rows, and why newer ones cannot."""
+        refused: dict[Path, ValueError] = {}
+        for path in reversed(self._checkpoints()):
+            try:
+                state = load_state(path)
+                if state["run"] != self._started():
+                    raise ValueError(f"checkpoint {path} cannot be used: it is of another run")
+                if state["rows"] > rows:
+                    raise ValueError(f"checkpoint {path} cannot be used: {self.metrics} lacks rows logged before it")
+                return state, refused
+            except ValueError as error:
+                refused[path] = error
+        if refused:
+            raise ValueError(f"{next(iter(refused.values()))}; no other one is whole")
+        return None, refused
 
     def _checkpoints(self) -> list[Path]:
-        return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
+        return sorted(self.checkpoints.glob(6 * "[0-9]" + "[-.]*safetensors"), key=_number)
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[0].partition(".")[0])
 
 
 def random_states() -> dict[str, Any]:
@@ -173,6 +313,13 @@ def _differences(stored: Any, given: Any, prefix: str = "") -> str:
         parts = (_differences(stored.get(k), given.get(k), f"{prefix}.{k}" if prefix else k) for k in stored | given)
         return ", ".join(filter(None, parts))
     return "" if stored == given else f"{prefix} {given!r} (was {stored!r})"
+
+
+def _merged(known: Any, stored: Any) -> Any:
+    """Return ``known`` with everything of ``stored`` that it lacks."""
+    if isinstance(known, dict) and isinstance(stored, dict):
+        return stored | {k: _merged(v, stored.get(k)) for k, v in known.items()}
+    return known
 
 
 def provenance() -> dict[str, Any]:

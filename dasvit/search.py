@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -339,6 +340,7 @@ def search(
     Raises:
         ValueError: If settings and data do not fit together, or the directory cannot be used.
         Interrupted: On SIGINT or SIGTERM, after the state was saved.
+        RunFailedError: If the losses diverge or the directory cannot be written; what was saved before is as it was.
     """
     images = data.train if isinstance(data, Data) else data
     fabric = make_fabric(settings.hardware)
@@ -348,23 +350,23 @@ def search(
         raise ValueError(f"batch_size {settings.batch_size} is more than half the {len(images)} training images")
     with torch.device("meta"):  # what does not fit together fails here, before anything is written
         make_supernet(settings, 0, candidates, images)
-    run = Run.open(run_dir, "search", settings, resume=resume) if run_dir is not None else None
-    state = run.load() if run is not None and resume else None
-    number, alpha = 0, None
-    if state is not None:
-        number = state["job"]["stage"]
-        candidates = tuple(tuple(map(Operation.parse, ops)) for ops in state["job"]["candidates"])
-    history = run.history() if run is not None else []
-    while True:
-        stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha)
-        history += run_epochs(stage, run, state, progress=progress)
-        supernet = stage.supernet
-        number, state = number + 1, None
-        if number == len(settings.stages):
-            return SearchResult(supernet.genotype(), history, supernet)
-        candidates, columns = prune(supernet.alpha.detach(), candidates, settings.stages[number][1])
-        alpha = (
-            supernet.alpha.detach().gather(1, torch.tensor(columns, device=fabric.device))
-            if settings.carry_alpha
-            else None
-        )
+    with Run.open(run_dir, "search", settings, resume=resume) if run_dir is not None else nullcontext() as run:
+        state = run.load() if run is not None and resume else None
+        number, alpha = 0, None
+        if state is not None:
+            number = state["job"]["stage"]
+            candidates = tuple(tuple(map(Operation.parse, ops)) for ops in state["job"]["candidates"])
+        history = run.history() if run is not None else []
+        while True:
+            stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha)
+            history += run_epochs(stage, run, state, progress=progress)
+            supernet = stage.supernet
+            number, state = number + 1, None
+            if number == len(settings.stages):
+                return SearchResult(supernet.genotype(), history, supernet)
+            candidates, columns = prune(supernet.alpha.detach(), candidates, settings.stages[number][1])
+            alpha = (
+                supernet.alpha.detach().gather(1, torch.tensor(columns, device=fabric.device))
+                if settings.carry_alpha
+                else None
+            )

@@ -34,3 +34,14 @@ def digits():
 @pytest.fixture(scope="session")
 def few_digits():
     return load_data(DataSettings(train_images=200, test_images=50), image_size=8)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """Return what each command of :mod:`victim` comes to when nothing happens to it."""
+    from victim import COMMANDS, finish, left
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for command, arguments in COMMANDS.items():
+        assert finish(arguments, folder / command, folder / "log") == 0, (folder / "log").read_text()
+    return {command: left(folder / command) for command in COMMANDS}

@@ -1,3 +1,4 @@
+import hashlib
 import math
 import random
 
@@ -6,8 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save
 
-from dasvit.checkpoint import load_state, save_state
+from dasvit import checkpoint
+from dasvit.checkpoint import VERSION, load_state, save_state
 from dasvit.runs import random_states, set_random_states
 
 trees = st.recursive(
@@ -23,9 +27,7 @@ trees = st.recursive(
 
 @given(trees)
 def test_any_tree_comes_back(tmp_path_factory, tree):
-    path = tmp_path_factory.mktemp("state") / "a.safetensors"
-    save_state(path, tree)
-    assert load_state(path) == tree
+    assert load_state(save_state(tmp_path_factory.mktemp("state") / "a", tree)) == tree
 
 
 def test_tensors_come_back_bit_for_bit(tmp_path):
@@ -38,8 +40,7 @@ def test_tensors_come_back_bit_for_bit(tmp_path):
         "array": np.arange(5, dtype=np.uint32),
         "odd": [math.inf, -0.0, 2**80],
     }
-    save_state(tmp_path / "a", tree)
-    got = load_state(tmp_path / "a")
+    got = load_state(save_state(tmp_path / "a", tree))
     assert all(map(torch.equal, got["views"], tree["views"]))
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(got["kinds"], tree["kinds"], strict=True))
     assert torch.equal(got["scalar"], tree["scalar"])
@@ -51,9 +52,9 @@ def test_tensors_come_back_bit_for_bit(tmp_path):
 
 
 def test_random_states_come_back(tmp_path):
-    save_state(tmp_path / "a", random_states())
+    path = save_state(tmp_path / "a", random_states())
     expected = random.random(), np.random.rand(), torch.rand(3)
-    set_random_states(load_state(tmp_path / "a"))
+    set_random_states(load_state(path))
     assert (random.random(), np.random.rand()) == expected[:2]
     assert torch.equal(torch.rand(3), expected[2])
 
@@ -64,23 +65,56 @@ def test_nothing_else_is_saved_and_nothing_is_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", [b"", b"no checkpoint", b"\xff" * 100])
-def test_a_foreign_file_is_refused(tmp_path, damage):
-    (tmp_path / "a").write_bytes(damage)
-    with pytest.raises(ValueError, match="cannot be read") as caught:
-        load_state(tmp_path / "a")
+def test_content_and_digest_come_in_one_rename(tmp_path):
+    path = save_state(tmp_path / "000003", {"x": torch.randn(3)})
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.name == f"000003-{hashlib.sha256(path.read_bytes()).hexdigest()}.safetensors"
+    with safe_open(path, framework="pt") as file:  # any reader of the format will do
+        assert file.metadata()["version"] == VERSION
+
+
+def refused(path):
+    with pytest.raises(ValueError, match=f"checkpoint {path} cannot be used: ") as caught:
+        load_state(path)
     assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_a_torn_file_is_refused(tmp_path):
-    save_state(tmp_path / "a", {"x": torch.randn(100)})
-    whole = (tmp_path / "a").read_bytes()
-    for cut in (4, 40, len(whole) // 2, len(whole) - 1):
-        (tmp_path / "a").write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match="cannot be read"):
-            load_state(tmp_path / "a")
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\xff" * 100, save({"x": torch.zeros(2)})])
+def test_a_foreign_file_is_refused(tmp_path, content):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    assert "has not the SHA-256" in refused(tmp_path / "a.safetensors")
+    named = tmp_path / f"a-{hashlib.sha256(content).hexdigest()}.safetensors"
+    named.write_bytes(content)  # even with the right name
+    refused(named)
+
+
+def test_200_random_corruptions_are_refused(tmp_path):
+    path = save_state(tmp_path / "a", {"x": torch.randn(40), "random": random_states()})
+    whole, rng = path.read_bytes(), random.Random(0)
+    for i in range(200):
+        content, at = bytearray(whole), rng.randrange(len(whole))
+        if i % 4 == 0:
+            content[at] ^= 1 << rng.randrange(8)
+        elif i % 4 == 1:
+            del content[at:]
+        elif i % 4 == 2:
+            content[at : at + 64] = bytes(len(content[at : at + 64]))
+        else:
+            content[at:at] = rng.randbytes(rng.randint(1, 64))
+        if content != whole:
+            path.write_bytes(content)
+            refused(path)
+    path.write_bytes(whole)
+    load_state(path)
+
+
+def test_another_version_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "VERSION", "2")
+    path = save_state(tmp_path / "a", {})
+    monkeypatch.undo()
+    assert "it is of version 2, this dasvit reads version 1" in refused(path)
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_state(tmp_path / "none")
+    assert "No such file" in refused(tmp_path / "none")

@@ -135,7 +135,7 @@ def test_a_signal_saves_and_resume_needs_no_settings(run, tmp_path, signum, code
 def test_diverging_ends_with_one_line(run, tmp_path):
     code, _, err = run("retrain", *QUICK_RETRAIN, "--lr", 1e12, "--out", tmp_path / "r")
     assert code == 1
-    assert err.splitlines()[-1].startswith("dasvit: retraining: train_loss is nan in epoch")
+    assert err.splitlines()[-1].startswith("dasvit: retraining: train_loss is nan at step 2 of epoch 1: start")
 
 
 def test_complexity(run):

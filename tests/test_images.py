@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import torch
 from PIL import Image
@@ -157,6 +159,41 @@ def test_files_decoded_as_needed_equal_files_decoded_at_once(files):
     assert numbers(lazy.subset([3, 1]).batches(2, image_size=6)) == numbers(
         held.subset([3, 1]).batches(2, image_size=6)
     )
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tiff", "webp", "ppm"])
+@pytest.mark.filterwarnings("ignore")  # PIL warns of some damage that it can do without
+def test_a_damaged_file_is_decoded_or_named_in_one_line(tmp_path, suffix):
+    path, rng = tmp_path / f"a.{suffix}", random.Random(0)
+    Image.effect_noise((16, 12), 90).convert("RGB").save(path)
+    whole, refused = path.read_bytes(), []
+    for i in range(60):
+        content = bytearray(whole)
+        at = rng.randrange(len(whole))
+        if i % 3:
+            content[at : at + i % 3] = rng.randbytes(i % 3)
+        else:
+            del content[at:]
+        path.write_bytes(content)
+        try:
+            assert FileImages([path], 8)[0].shape == (3, 8, 8)
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert all(message.startswith(f"cannot read image {path}: ") and "\n" not in message for message in refused)
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(files, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for read in (short_side, lambda path: FileImages([path], 6)[0]):
+        with pytest.raises(ValueError, match=r"cannot read image .*0\.png: Image size \(96 pixels\) exceeds limit"):
+            read(files[0])
+
+
+def test_decoding_leaves_the_global_generators_alone(files):
+    before = torch.get_rng_state()
+    list(FileImages(files, 6).decode([torch.tensor([0, 1])]))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_file_that_breaks_in_a_worker_is_named_in_one_line(files):

@@ -36,6 +36,10 @@ class Walk:
         self.x = state["x"]
 
 
+def started(folder):
+    return Run.open(folder / "run", "walk", Hardware())
+
+
 def untimed(rows):
     return [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in rows]
 
@@ -55,8 +59,7 @@ def test_a_signal_saves_and_resume_goes_on_exactly(tmp_path, at, signum):
     torch.manual_seed(7)
     expected = untimed(run_epochs(Walk()))
     torch.manual_seed(7)
-    run = Run(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
+    run = started(tmp_path)
     before = signal.getsignal(signum)
     with pytest.raises(Interrupted) as caught:
         run_epochs(Walk(lambda *here: os.kill(os.getpid(), signum) if here == at else None), run)
@@ -68,8 +71,7 @@ def test_a_signal_saves_and_resume_goes_on_exactly(tmp_path, at, signum):
 
 
 def test_resume_of_a_finished_run_does_nothing(tmp_path):
-    run = Run(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
+    run = started(tmp_path)
     run_epochs(Walk(), run)
     job = Walk()
     assert run_epochs(job, run, run.load()) == []
@@ -78,10 +80,10 @@ def test_resume_of_a_finished_run_does_nothing(tmp_path):
 
 
 def test_a_loss_that_diverges_stops_and_keeps_the_last_good_state(tmp_path):
-    run, job = Run(tmp_path), Walk()
-    (tmp_path / "checkpoints").mkdir()
+    run, job = started(tmp_path), Walk()
     job.action = lambda epoch, step: setattr(job, "x", job.x * math.nan) if epoch == 1 else None
-    with pytest.raises(TrainingDivergedError, match="x is nan in epoch 2: try a lower --lr"):
+    words = "walk: x is nan at step 1 of epoch 2: start again with a lower lr .*; the last checkpoint, 000000, is from"
+    with pytest.raises(TrainingDivergedError, match=words):
         run_epochs(job, run)
     assert len(run.history()) == 1
     assert run.peek()["epoch"] == 1

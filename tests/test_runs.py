@@ -1,4 +1,5 @@
 import json
+import random
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -46,7 +47,7 @@ def test_an_empty_directory_will_do(tmp_path):
 
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot make run directory"):
+    with pytest.raises(ValueError, match=r"cannot write .*: Not a directory"):
         Run.open(tmp_path / "file" / "run", "search", Settings())
 
 
@@ -86,6 +87,122 @@ def test_a_log_without_checkpoint_starts_again(tmp_path):
     run.log({"i": 0})
     assert run.load() is None
     assert run.history() == []
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A run with three epochs logged and saved; the last two checkpoints are there."""
+    with Run.open(tmp_path / "r", "search", Settings()) as run:
+        for i in range(3):
+            run.log({"i": i})
+            run.save({"x": torch.tensor(i)})
+    return run
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_the_checkpoint_before_takes_over_from_a_damaged_one(filled, capsys):
+    before, last = sorted(filled.checkpoints.iterdir())
+    damage(last)
+    assert int(filled.peek()["x"]) == 1
+    assert capsys.readouterr().err == ""
+    assert int(filled.load()["x"]) == 1
+    assert filled.history() == [{"i": 0}, {"i": 1}]
+    warning = f"dasvit: checkpoint {last} cannot be used: its content has not the SHA-256 in its name; going on from"
+    assert capsys.readouterr().err == warning + " the one before\n"
+    filled.log({"i": 2})
+    filled.save({"x": torch.tensor(2)})  # the damaged one counts no longer
+    assert [p.name[:6] for p in sorted(filled.checkpoints.iterdir())] == ["000001", "000002", "000002"]
+    assert before in filled.checkpoints.iterdir()
+    assert int(filled.peek()["x"]) == 2
+
+
+def test_no_checkpoint_is_whole(filled):
+    content = {p: damage(p) or p.read_bytes() for p in filled.checkpoints.iterdir()}
+    for read in (filled.peek, filled.load):
+        with pytest.raises(ValueError, match=r"000002-.* not the SHA-256 in its name; no other one is whole") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    assert {p: p.read_bytes() for p in filled.checkpoints.iterdir()} == content
+    assert len(filled.history()) == 3
+
+
+def test_200_corruptions_of_a_run(filled, capsys):
+    """Whatever happens to the last checkpoint, the one before takes over."""
+    rng = random.Random(0)
+    *_, last = sorted(filled.checkpoints.iterdir())
+    whole = last.read_bytes()
+    for i in range(200):
+        content = bytearray(whole)
+        at = rng.randrange(len(whole))
+        if i % 2:
+            del content[at:]
+        else:
+            content[at] ^= 1 << rng.randrange(8)
+        last.write_bytes(content)
+        assert int(filled.load()["x"]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+        last.with_name(last.name + ".refused").rename(last)
+        (filled.path / "metrics.jsonl").write_text('{"i": 0}\n{"i": 1}\n{"i": 2}\n')
+
+
+def test_files_that_do_not_belong_there_are_refused(filled, tmp_path, capsys):
+    with Run.open(tmp_path / "other", "search", Settings(5)) as other:
+        other.save({"x": torch.tensor(9)})
+    (alien,) = other.checkpoints.iterdir()
+    places = [filled.checkpoints / name for name in ("000007.safetensors", "000008-00.safetensors", "000009.part", "x")]
+    for place in places:
+        place.write_text("no checkpoint")
+    alien.rename(filled.checkpoints / alien.name.replace("000000", "000009"))
+    assert int(filled.load()["x"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split("/")[-1][:6] for line in told] == ["000009", "000008", "000007"]
+    assert "it is of another run" in told[0]
+
+
+def test_a_checkpoint_is_of_no_use_without_the_rows_before_it(filled, capsys):
+    lines = filled.metrics.read_bytes().splitlines(keepends=True)
+    filled.metrics.write_bytes(lines[0] + lines[1] + b"\x00\xff" * 20)
+    assert filled.history() == [{"i": 0}, {"i": 1}]
+    assert int(filled.load()["x"]) == 1
+    assert "metrics.jsonl lacks rows logged before it" in capsys.readouterr().err
+    filled.metrics.write_bytes(b"[" * 100_000 + b"\n")
+    assert filled.history() == []
+    with pytest.raises(ValueError, match="lacks rows"):
+        filled.load()
+
+
+def test_a_setting_that_came_later_has_its_default(tmp_path):
+    Run.open(tmp_path / "r", "search", Settings(2)).close()
+    path = tmp_path / "r" / "settings.json"
+    stored = json.loads(path.read_text())
+    del stored["settings"]["inner"]["y"]
+    path.write_text(json.dumps(stored))
+    Run.open(tmp_path / "r", "search", Settings(2), resume=True).close()
+    with pytest.raises(ValueError, match=r"inner\.y 0\.25 \(was 0\.5\)"):
+        Run.open(tmp_path / "r", "search", Settings(2, Inner(0.25)), resume=True)
+    stored["settings"]["gone"] = 7
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"gone None \(was 7\)"):
+        Run.open(tmp_path / "r", "search", Settings(2), resume=True)
+
+
+def test_what_a_kill_before_the_start_leaves_is_no_obstacle(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / "settings.json.part").write_text('{"comm')
+    Run.open(tmp_path, "search", Settings()).close()
+    assert {p.name for p in tmp_path.iterdir()} == {".lock", "settings.json"}
+
+
+def test_what_a_run_depends_on_is_kept(filled):
+    for _ in range(2):
+        filled.keep("genotype.json", "one")
+    with pytest.raises(ValueError, match=r"genotype\.json is not what was given now"):
+        filled.keep("genotype.json", "another")
 
 
 @pytest.mark.parametrize("settings", [*SEARCH.values(), *RETRAIN.values()])

@@ -130,6 +130,7 @@ def test_a_run_directory_holds_what_is_promised(images, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows == result.history
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        ".lock",
         "settings.json",
         "genotype.json",
         "metrics.jsonl",

@@ -1,10 +1,14 @@
 import json
+import multiprocessing
+import os
+import signal
 
 import distributed
 import joblib
 import pytest
 
 from dasvit.loop import Interrupted
+from dasvit.runs import RunFailedError
 from dasvit.training_free import INDICATORS, SPACES, TFSearchSettings, indicators, tf_search
 from dasvit.training_free import search as module
 from dasvit.training_free.search import draw
@@ -52,6 +56,24 @@ def test_rows_and_best(searched):
 def test_the_number_of_processes_changes_nothing(searched, tmp_path):
     tf_search(settings(indicators=("dss", "naswot")), tmp_path / "run", jobs=2)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (searched[1] / "metrics.jsonl").read_bytes()
+
+
+def test_a_process_that_dies_stops_the_search_not_the_run(searched, tmp_path, monkeypatch):
+    many = settings(16, indicators=("dss", "naswot"))
+
+    def killing(self, row):
+        log(self, row)
+        for process in multiprocessing.active_children():
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+
+    log = module.Run.log
+    with monkeypatch.context() as patched:
+        patched.setattr(module.Run, "log", killing)
+        with pytest.raises(RunFailedError, match=r"a process that scores networks died, .* go on with --resume"):
+            tf_search(many, tmp_path / "run", jobs=2)
+    rows = tf_search(many, tmp_path / "run", resume=True).rows
+    assert rows == tf_search(many).rows
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,8 +15,8 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from ..loop import Interrupted, Signals
-from ..runs import Run
+from ..loop import Signals, out_of_memory
+from ..runs import Run, RunFailedError
 from .dss import Norms
 from .indicators import INDICATORS, Probe, score
 from .space import SPACES, Shape
@@ -111,7 +113,11 @@ def draw(settings: TFSearchSettings) -> list[int]:
 
 
 def score_number(settings: TFSearchSettings, number: int) -> dict[str, Any]:
-    """Return the row of one network; it depends on nothing but the arguments. What fails is told, not raised."""
+    """Return the row of one network; it depends on nothing but the arguments. What fails is told, not raised.
+
+    Raises:
+        RuntimeError: If memory runs out: that says something about the machine, nothing about the network.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small singular values on many threads are slower, and processes share the processors
     space, shape = SPACES[settings.space], settings.shape
@@ -122,7 +128,9 @@ def score_number(settings: TFSearchSettings, number: int) -> dict[str, Any]:
     for name in settings.indicators:
         try:
             scores[name] = score(space.build(number, shape), name, probe)
-        except (ValueError, RuntimeError, MemoryError) as error:
+        except (ValueError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
             errors[name] = f"{type(error).__name__}: {error}"
     torch.set_num_threads(threads)
     row = {"number": number, "parameters": space.parameters(number, shape), "scores": scores}
@@ -158,36 +166,49 @@ def tf_search(
     Raises:
         ValueError: If the settings do not fit together, the directory cannot be used, or no network could be scored.
         Interrupted: On SIGINT or SIGTERM; every row so far is written.
+        RunFailedError: If a process dies or the directory cannot be written; every row so far is written.
     """
     numbers = draw(settings)
-    run = Run.open(run_dir, "tf-search", settings, resume=resume) if run_dir is not None else None
-    rows = run.history() if run is not None and resume else []
-    if run is not None and resume:
-        run.rewrite(rows)  # without what a kill left half-written
-    if [row["number"] for row in rows] != numbers[: len(rows)]:
-        raise ValueError(f"{run_dir} holds other networks than its settings draw: it is of another version")
-    left = numbers[len(rows) :]
-    bar = tqdm(total=len(numbers), initial=len(rows), desc="scoring", disable=None if progress else True)
-    with bar, Signals() as signals:
-        for row in _scored(settings, left, jobs):
-            rows.append(row)
-            if run is not None:
-                run.log(row)
-            bar.update()
-            if signals.received is not None:
-                raise Interrupted(signals.received)
+    with Run.open(run_dir, "tf-search", settings, resume=resume) if run_dir is not None else nullcontext() as run:
+        rows = run.history() if run is not None and resume else []
+        if run is not None and resume:
+            run.rewrite(rows)  # without what a kill left half-written
+        if [row.get("number") for row in rows] != numbers[: len(rows)]:
+            raise ValueError(f"{run_dir} holds other networks than its settings draw: it is of another version")
+        left = numbers[len(rows) :]
+        bar = tqdm(total=len(numbers), initial=len(rows), desc="scoring", disable=None if progress else True)
+        with bar, Signals() as signals:
+            for row in _scored(settings, left, jobs, signals):
+                rows.append(row)
+                if run is not None:
+                    run.log(row)
+                bar.update()
+                signals.stop()
+        best = _best(settings, rows)
+        if run is not None:
+            run.write("best.json", best)
+        return TFSearchResult(rows, best)
+
+
+def _best(settings: TFSearchSettings, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row with the highest score, with its network."""
     first = settings.indicators[0]
     scored = [row for row in rows if first in row["scores"]]
     if not scored:
         raise ValueError(f"none of the {len(rows)} networks could be scored; the first: {rows[0]['errors'][first]}")
     top = max(scored, key=lambda row: row["scores"][first]["total"])
-    best = {"network": f"{settings.space}:{top['number']}", **SPACES[settings.space].describe(top["number"]), **top}
-    if run is not None:
-        run.write("best.json", best)
-    return TFSearchResult(rows, best)
+    return {"network": f"{settings.space}:{top['number']}", **SPACES[settings.space].describe(top["number"]), **top}
 
 
-def _scored(settings: TFSearchSettings, numbers: list[int], jobs: int) -> Iterator[dict[str, Any]]:
+def _scored(settings: TFSearchSettings, numbers: list[int], jobs: int, signals: Signals) -> Iterator[dict[str, Any]]:
     """Yield the rows in order."""
     work = (delayed(score_number)(settings, number) for number in numbers)
-    return iter(Parallel(n_jobs=jobs, return_as="generator")(work))
+    try:
+        yield from Parallel(n_jobs=jobs, return_as="generator")(work)
+    except (BrokenExecutor, KeyboardInterrupt) as error:
+        signals.stop()  # it stopped the workers too
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise RunFailedError(
+            "a process that scores networks died, killed or out of memory: go on with --resume and fewer jobs"
+        ) from None
