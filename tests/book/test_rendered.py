@@ -206,7 +206,7 @@ ATTACKS = {
     "script": "const s = document.createElement('script'); s.textContent = 'window.harm = 1'; document.body.append(s)",
     "handler": "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.harm = 1\">')",
     "eval": "try { setTimeout('window.harm = 1', 0) } catch {}",
-    "elsewhere": "const s = document.createElement('script'); s.src = 'http://localhost:9/x.js'; document.body.append(s)",
+    "elsewhere": "document.head.append(Object.assign(document.createElement('script'), {src: 'http://localhost:9/x.js'}))",
     "image": "new Image().src = 'http://localhost:9/x.png'",
     "request": "fetch('http://localhost:9/').catch(() => 0)",
     "frame": "document.body.insertAdjacentHTML('beforeend', '<iframe src=\"http://localhost:9/\"></iframe>')",
