@@ -26,7 +26,7 @@ from dasvit.presets import SEARCH
 from dasvit.runs import provenance
 from dasvit.search import SearchStage
 
-STEPS = 20
+STEPS, LOSSES = 20, ("train_loss", "val_loss", "fairness")
 FILE = Path(__file__).resolve().parents[1] / "tests/fixtures/golden_tiny.json"
 
 
