@@ -3,7 +3,7 @@
     python benchmarks/soak.py --minutes 60
 
 A cycle is one search on digits. At a random instant after each start it is either stopped by SIGTERM, which saves
-its state, or cut off by an error at whatever line it is, as by a kill, and is resumed until it ends. Its end has to be
+its state, or cut off by an error of its data, which saves nothing, and is resumed until it ends. Its end has to be
 that of an undisturbed search to the last bit. After each cycle the resident bytes, the open files and the threads are
 noted. The growth is the Theil-Sen slope of the bytes over time after the first sixth, in percent an hour.
 """
@@ -22,9 +22,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from scipy.stats import theilslopes
 from tqdm import tqdm
 
 from dasvit import DataSettings, SearchResult, SearchSettings, load_data, search
+from dasvit.images import Batch, ImageSet
 from dasvit.loop import Hardware, Interrupted
 
 SETTINGS = SearchSettings(dim=24, stages=((1, 8, 2), (2, 5, 1), (2, 3, 1)), hardware=Hardware("cpu"))
@@ -55,13 +57,27 @@ class Soak:
     """Where the JSON file goes."""
 
 
-class Cut(BaseException):
-    """Ends a search at once, with nothing saved."""
+class Cut(Exception):
+    """Ends a search with nothing saved."""
 
 
-def cut(_signum: int, _frame: FrameType | None) -> None:
-    """Be the handler that raises it."""
-    raise Cut
+@dataclass(frozen=True)
+class Images(ImageSet):
+    """Images that fail when the alarm has rung.
+
+    Raised by the alarm itself, at whatever line Python is, an error could leave torch's global switches half set: that
+    no process survives, and a real kill does not ask it to.
+    """
+
+    alarm: threading.Event = field(default_factory=threading.Event)
+    """What rings."""
+
+    def batches(self, batch_size: int, **how: Any) -> Iterator[Batch]:
+        """Yield batches until the alarm has rung."""
+        for batch in super().batches(batch_size, **how):
+            if self.alarm.is_set():
+                raise Cut
+            yield batch
 
 
 def digest(result: SearchResult) -> str:
@@ -73,22 +89,22 @@ def digest(result: SearchResult) -> str:
     return whole.hexdigest()
 
 
-def cycle(images: Any, run_dir: Path, rng: random.Random, counts: Counter[str]) -> str:
+def cycle(images: Images, run_dir: Path, rng: random.Random, counts: Counter[str]) -> str:
     """Run one search to its end, however often it is interrupted."""
     while True:
-        how = rng.choice([signal.SIGTERM, signal.SIGALRM])
-        timer = threading.Timer(rng.uniform(0.1, 3.0), os.kill, (os.getpid(), how))
+        images.alarm.clear()
+        how = rng.choice([images.alarm.set, partial(signal.raise_signal, signal.SIGTERM)])
+        timer = threading.Timer(rng.uniform(0.1, 3.0), how)
+        timer.start()
         try:
-            timer.start()
-            try:
-                return digest(search(SETTINGS, images, run_dir, resume=(run_dir / "settings.json").exists()))
-            finally:
-                timer.cancel()
-                timer.join()
+            return digest(search(SETTINGS, images, run_dir, resume=(run_dir / "settings.json").exists()))
         except Interrupted:
             counts["stopped"] += 1
         except Cut:
             counts["cut"] += 1
+        finally:
+            timer.cancel()
+            timer.join()
 
 
 def observation(start: float) -> dict[str, float]:
@@ -114,9 +130,8 @@ def growth(seen: list[dict[str, float]], seconds: float) -> dict[str, float]:
 def main(args: Soak) -> None:
     """Soak and write; fail if the memory grows or an end differs."""
     torch.set_num_threads(args.threads)
-    signal.signal(signal.SIGALRM, cut)
-    signal.signal(signal.SIGTERM, cut)  # one that comes before the search listens, or after
-    images = load_data(DataSettings(), image_size=SETTINGS.image_size).train
+    signal.signal(signal.SIGTERM, lambda *_: None)  # one that comes before a search listens, or after
+    images = Images(**vars(load_data(DataSettings(), image_size=SETTINGS.image_size).train))
     expected = digest(search(SETTINGS, images))
     rng, counts, seen = random.Random(args.seed), Counter(stopped=0, cut=0), []
     start = time.perf_counter()
