@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export IPYTHONDIR = $(CURDIR)/_build/.ipython
 export MPLCONFIGDIR = $(CURDIR)/_build/.mpl
 
-.PHONY: book test lint format clean
+.PHONY: book test fuzz soak lint format clean
 .DELETE_ON_ERROR:
 
 book: $(VENV)/.stamp
@@ -26,6 +26,14 @@ book: $(VENV)/.stamp
 
 test: $(VENV)/.stamp
 	$(PYTEST) book/ tests/
+
+# The long ones, each with a result in book/results: 100,000 inputs for each reader, an hour of interrupted searches.
+fuzz: $(VENV)/.stamp
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python benchmarks/fuzz.py
+
+soak: $(VENV)/.stamp
+	$(BIN)/python benchmarks/soak.py --minutes 60
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

@@ -65,7 +65,8 @@ def _cause(error: Exception, command: str) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print("dasvit:", " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())[:1000]  # it may quote a file, whose control characters are no terminal's business
+    print("dasvit:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
     sys.exit(code)
 
 

@@ -15,7 +15,7 @@ import torchvision
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .images import Augmentation, FileImages, ImageSet, short_side
 
@@ -172,12 +172,17 @@ def _class_folders(root: Path) -> list[str]:
 def _files(root: Path, classes: list[str]) -> _Source:
     if missing := sorted(set(classes) - set(_class_folders(root))):
         raise ValueError(f"{root} has no folder for class {missing[0]!r} ({len(missing)} of {len(classes)} missing)")
-    try:
-        samples = make_dataset(str(root), {name: i for i, name in enumerate(classes)}, extensions=IMG_EXTENSIONS)
-    except FileNotFoundError as error:
-        raise ValueError(f"{root}: {str(error).splitlines()[0]}") from None
-    paths, labels = zip(*samples, strict=True)
-    return _Source([Path(p) for p in paths], np.asarray(labels), tuple(classes))
+    images = [_images(root / name) for name in classes]
+    if empty := [name for name, found in zip(classes, images, strict=True) if not found]:
+        raise ValueError(f"{root} has no image of class {empty[0]!r}: its folder needs {', '.join(IMG_EXTENSIONS)}")
+    labels = np.repeat(np.arange(len(classes)), [len(found) for found in images])
+    return _Source([path for found in images for path in found], labels, tuple(classes))
+
+
+def _images(folder: Path) -> list[Path]:
+    """Return the images in a folder and those below it; links to folders are not followed, they may form a circle."""
+    files = (Path(where, name) for where, _, names in sorted(os.walk(folder)) for name in sorted(names))
+    return [path for path in files if path.name.lower().endswith(IMG_EXTENSIONS)]
 
 
 def _imagenet100(class_list: Path | None) -> tuple[_Source, _Source]:
@@ -194,7 +199,7 @@ def _imagenet100(class_list: Path | None) -> tuple[_Source, _Source]:
 
 
 def _folder(root: Path, seed: int) -> tuple[_Source, _Source]:
-    if not root.is_dir():
+    if not os.path.isdir(root):  # Path.is_dir raises where a name is too long
         raise ValueError(f"data folder {root} does not exist: give folder:PATH with train and test (or val) folders")
     train = root / "train"
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)

@@ -18,7 +18,7 @@ class FairnessSettings:
     """Coefficients of Eqs. (16)-(19); the paper prints none of their values (ledger).
 
     Raises:
-        ValueError: If a coefficient is negative or the limits are not ``0 <= lower <= upper <= 1``.
+        ValueError: If a coefficient is negative or infinite, or the limits are not ``0 <= lower <= upper <= 1``.
     """
 
     skip_weight: float = 1.0
@@ -36,9 +36,9 @@ class FairnessSettings:
 
     def __post_init__(self) -> None:
         for name in ("skip_weight", "type_weight", "penalty", "reward"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(
-                    f"fairness {name} {getattr(self, name)} is negative: it scales a penalty, use 0 or more"
+                    f"fairness {name} {getattr(self, name)} is negative or infinite: it scales a penalty, use 0 or more"
                 )
         if not 0 <= self.lower <= self.upper <= 1:
             raise ValueError(f"fairness limits {self.lower} and {self.upper}: need 0 <= lower <= upper <= 1")

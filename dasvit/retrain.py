@@ -77,7 +77,7 @@ class RetrainSettings:
         for name in ("label_smoothing", "erase"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is outside [0, 1)")
-        if min(self.mixup, self.cutmix) < 0:
+        if not (0 <= self.mixup < float("inf") and 0 <= self.cutmix < float("inf")):
             raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: 0 is off, above 0 is on")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"batch_size {self.batch_size} is odd: mixup and cutmix pair the images of a batch")

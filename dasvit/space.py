@@ -14,7 +14,7 @@ Kind = Literal["none", "skip", "msa", "mlp"]
 Edge = tuple[int, int]
 """Source and target of an edge."""
 FORMAT = 1
-MAX_HEADS, MAX_RATIO = 1024, 64.0
+MAX_HEADS, MAX_RATIO, MAX_NODES = 1024, 64.0, 16
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Operation:
                 return cls("msa", int(size))
             if kind == "mlp" and colon:
                 return cls("mlp", float(size))
-            if not colon:
-                return cls(kind)  # type: ignore[arg-type]
+            if text in ("none", "skip"):
+                return cls("none" if text == "none" else "skip")
         except ValueError:
             pass
         raise ValueError(
-            f"unknown operation {text!r}; known: none, skip, msa:HEADS (1-{MAX_HEADS}), "
+            f"unknown operation {text!r:.80}; known: none, skip, msa:HEADS (1-{MAX_HEADS}), "
             f"mlp:RATIO (above 0, at most {MAX_RATIO:g})"
         )
 
@@ -101,15 +101,19 @@ class Genotype:
             raise ValueError(f"genotype has inputs {self.inputs}: an encoder looks back 1 or 2 layers")
         if not self.nodes:
             raise ValueError("genotype has no node: give at least one")
+        if len(self.nodes) > MAX_NODES:
+            raise ValueError(f"genotype has {len(self.nodes)} nodes: at most {MAX_NODES}")
         for number, node in enumerate(self.nodes, start=self.inputs):
             sources = [source for source, _ in node]
             if not node:
                 raise ValueError(f"genotype node {number} has no incoming edge: give at least one")
             for source in sources:
                 if not 0 <= source < number:
-                    raise ValueError(f"genotype node {number} reads source {source}: sources are 0 to {number - 1}")
+                    raise ValueError(
+                        f"genotype node {number} reads source {source!s:.80}: sources are 0 to {number - 1}"
+                    )
             if sources != sorted(set(sources)):
-                raise ValueError(f"genotype node {number} lists sources {sources}: each once, in ascending order")
+                raise ValueError(f"genotype node {number} lists sources {sources!s:.80}: each once, in ascending order")
 
     @property
     def edges(self) -> Iterator[tuple[Edge, Operation]]:
@@ -138,7 +142,7 @@ class Genotype:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f'genotype is not of format {FORMAT}: expected {{"format": {FORMAT}, "nodes": [...]}}')
         if unknown := sorted(set(data) - {"format", "inputs", "nodes"}):
-            raise ValueError(f"genotype has unknown fields {', '.join(map(repr, unknown))}: remove them")
+            raise ValueError(f"genotype has unknown fields {', '.join(map(repr, unknown)):.80}: remove them")
         inputs, nodes = data.get("inputs", 2), data.get("nodes")
         if type(inputs) is not int or not isinstance(nodes, list) or not all(isinstance(n, list) for n in nodes):
             raise ValueError('genotype needs "nodes", a list of nodes, each a list of [source, "operation"]')
@@ -161,7 +165,7 @@ class SearchSpace:
     Args:
         heads: Head counts of the attention candidates.
         mlp_ratios: Hidden ratios of the MLP candidates.
-        nodes: Number of intermediate nodes.
+        nodes: Number of intermediate nodes, at most 16.
         inputs: Number of layers the encoder looks back (1 or 2).
         keep: Incoming edges each node keeps in an architecture (all, where it has fewer).
 
@@ -176,13 +180,13 @@ class SearchSpace:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        if self.nodes < 1 or self.keep < 1 or self.inputs not in (1, 2):
+        if not 1 <= self.nodes <= MAX_NODES or self.keep < 1 or self.inputs not in (1, 2):
             raise ValueError(
                 f"search space with nodes {self.nodes}, keep {self.keep}, inputs {self.inputs}: "
-                "nodes and keep are at least 1, inputs is 1 or 2"
+                f"nodes is 1 to {MAX_NODES}, keep is at least 1, inputs is 1 or 2"
             )
         if len(set(self.operations)) < len(self.operations):
-            raise ValueError(f"search space lists an operation twice: {', '.join(map(str, self.operations))}")
+            raise ValueError(f"search space lists an operation twice: {', '.join(map(str, self.operations)):.200}")
 
     @property
     def operations(self) -> tuple[Operation, ...]:

@@ -155,6 +155,23 @@ def test_what_cannot_be_loaded_is_named(settings, words):
         load_data(DataSettings(**settings), image_size=8)
 
 
+def test_a_circle_of_links_is_not_walked(tmp_path):
+    fill(tmp_path, "ab", 8)
+    for name in "xy":  # followed, there would be 2⁴⁰ paths
+        (tmp_path / "a" / name).symlink_to(tmp_path / "a")
+    assert len(load(f"folder:{tmp_path}").train) + len(load(f"folder:{tmp_path}").test) == 16
+
+
+def test_images_below_a_class_folder_and_linked_class_folders_count(tmp_path):
+    fill(tmp_path / "elsewhere", "c", 8)
+    root = tmp_path / "images"
+    fill(root, ["a", "a/deeper"], 4)
+    (root / "c").symlink_to(tmp_path / "elsewhere" / "c")
+    data = load(f"folder:{root}")
+    assert data.train.classes == ("a", "c")
+    assert len(data.train) + len(data.test) == 16
+
+
 def broken_file(root):
     fill(root, "ab", 8)
     (root / "a" / "3.png").write_text("no image")
@@ -175,7 +192,7 @@ def truncated_file(root):
         (lambda root: fill(root / "train", "ab", 2), "only one of train and test"),
         (lambda root: fill(root, "ab", 2), "too few to split"),
         (lambda root: [fill(root / "train", "ab", 2), fill(root / "test", "a", 2)], "no folder for class 'b'"),
-        (lambda root: [fill(root, "a", 8), (root / "b").mkdir()], "Found no valid file for the classes b"),
+        (lambda root: [fill(root, "a", 8), (root / "b").mkdir()], "has no image of class 'b'"),
         (broken_file, r"cannot read image .*a/3\.png"),
         (truncated_file, r"cannot read image .*b/5\.png"),
     ],

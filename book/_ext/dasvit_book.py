@@ -1,4 +1,4 @@
-"""Sphinx side of the book: local MathJax, a cache keyed on the package, links to other projects."""
+"""Sphinx side of the book: local MathJax, a cache keyed on the package, a policy, links to other projects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from bookcache import cache_path, fingerprint
 from docutils import nodes
+from policy import protect
 from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.util.nodes import make_refnode
 
@@ -75,6 +76,13 @@ def _copy_mathjax(app, exc):
         shutil.copyfile(package / "static/mathjax/tex-svg-full.js", out / "tex-svg-full.js")
 
 
+def _protect(app, exc):
+    if exc is None and app.builder.format == "html":
+        for template in Path(app.outdir, "_static").glob("*.html"):  # of the theme; no pages
+            template.unlink()
+        protect(Path(app.outdir))
+
+
 def _address(target):
     if target.startswith("jaxtyping."):
         return SHAPES
@@ -124,4 +132,5 @@ def setup(app):
     app.connect("env-check-consistency", _number_as_the_paper)
     app.connect("missing-reference", _link_elsewhere)
     app.connect("build-finished", _copy_mathjax)
+    app.connect("build-finished", _protect)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -49,18 +49,19 @@ class TFSearchSettings:
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
-            raise ValueError(f"unknown space {self.space!r}; known: {', '.join(SPACES)}")
+            raise ValueError(f"unknown space {self.space!r:.80}; known: {', '.join(SPACES)}")
         for name in self.indicators:
             if name not in INDICATORS:
-                raise ValueError(f"unknown indicator {name!r}; known: {', '.join(INDICATORS)}")
+                raise ValueError(f"unknown indicator {name!r:.80}; known: {', '.join(INDICATORS)}")
         if not self.indicators:
             raise ValueError(f"no indicator to rank by; known: {', '.join(INDICATORS)}")
         if not 1 <= self.samples <= len(SPACES[self.space]):
             raise ValueError(
                 f"samples {self.samples} is outside 1 … {len(SPACES[self.space]):,}, the size of the space"
             )
-        if self.min_params < 0 or (self.max_params is not None and self.max_params <= self.min_params):
-            raise ValueError(f"min_params {self.min_params:g} and max_params {self.max_params:g} leave no network")
+        largest = float("inf") if self.max_params is None else self.max_params
+        if not 0 <= self.min_params < largest:
+            raise ValueError(f"min_params {self.min_params:g} and max_params {largest:g} leave no network")
         if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         if min(self.in_channels, self.num_classes) < 1:

@@ -67,6 +67,19 @@ def test_nothing_is_loaded_from_elsewhere(soups):
     assert bad == []
 
 
+def test_every_page_allows_nothing_but_the_book(html, soups):
+    assert set(html.rglob("*.html")) == set(soups)
+    for page, soup in soups.items():
+        first = soup.head.find(True)  # what stands before it would not be covered
+        assert first.get("http-equiv") == "Content-Security-Policy", page.name
+        rules = dict(rule.split(maxsplit=1) for rule in first["content"].split("; "))
+        assert rules["default-src"] == rules["base-uri"] == "'none'", page.name
+        allowed = {word for rule in rules.values() for word in rule.split() if not word.startswith("'sha256-")}
+        assert allowed == {"'none'", "'self'", "file:", "data:", "'unsafe-inline'", "'unsafe-hashes'"}, page.name
+        assert [rule for rule, words in rules.items() if "'unsafe-inline'" in words] == ["style-src"], page.name
+        assert [rule for rule, words in rules.items() if "data:" in words] == ["img-src"], page.name
+
+
 def test_internal_links_lead_somewhere(soups):
     bad = []
     for page, soup in soups.items():
@@ -120,6 +133,19 @@ def served(html):
     server.server_close()
 
 
+NOTE_VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", e => violations.push(`${e.effectiveDirective} ${e.blockedURI}`));
+"""
+
+
+def context_of(browser, **settings):
+    """A window in which every page notes what its policy forbids it."""
+    context = browser.new_context(**settings)
+    context.add_init_script(NOTE_VIOLATIONS)
+    return context
+
+
 def complaints(context, base, name):
     """Open one page and return all that is wrong with it."""
     page = context.new_page()
@@ -145,16 +171,65 @@ def complaints(context, base, name):
         log.append("a broken image")
     if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
         log.append("scrolls sideways")
+    log += page.evaluate("violations")
     page.close()
     return log
 
 
-@pytest.mark.parametrize("how", ["file", "http"])
+@pytest.fixture(params=["file", "http"])
+def base(request, html, served):
+    return served if request.param == "http" else html.as_uri() + "/"
+
+
+def test_the_policy_leaves_the_page_its_functions(browser, base):
+    context = context_of(browser)
+    page = context.new_page()
+    page.goto(base + "book/01_vit.html")
+    before = page.evaluate("document.documentElement.dataset.mode")
+    page.evaluate("document.querySelector('.theme-switch-button').click()")
+    assert page.evaluate("document.documentElement.dataset.mode") != before
+    page.evaluate("document.querySelector('button.copybtn').click()")
+    page.locator("button.copybtn.success").wait_for(state="attached")
+    page.evaluate("window.print = () => { window.printed = true }")
+    page.evaluate("document.querySelector('[onclick=\"window.print()\"]').click()")
+    assert page.evaluate("window.printed")
+    assert page.evaluate("violations") == []
+    page.goto(base + "search.html?q=softmax")
+    page.locator("#search-results li").first.wait_for()
+    if base.startswith("http"):  # it quotes from the pages, which a page on disk may not read
+        page.locator("#search-results p.context").first.wait_for()
+    assert page.evaluate("violations") == []
+    context.close()
+
+
+ATTACKS = {
+    "script": "const s = document.createElement('script'); s.textContent = 'window.harm = 1'; document.body.append(s)",
+    "handler": "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.harm = 1\">')",
+    "eval": "try { setTimeout('window.harm = 1', 0) } catch {}",
+    "elsewhere": "document.head.append(Object.assign(document.createElement('script'), {src: 'http://localhost:9/x.js'}))",
+    "image": "new Image().src = 'http://localhost:9/x.png'",
+    "request": "fetch('http://localhost:9/').catch(() => 0)",
+    "frame": "document.body.insertAdjacentHTML('beforeend', '<iframe src=\"http://localhost:9/\"></iframe>')",
+    "base": "const b = document.createElement('base'); b.href = 'http://localhost:9/'; document.head.append(b)",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_policy_stops_what_is_not_the_books(browser, base, attack):
+    context = context_of(browser)
+    page = context.new_page()
+    page.goto(base + "book/notation.html")
+    page.evaluate(f"() => {{ {ATTACKS[attack]} }}")
+    page.wait_for_timeout(100)
+    assert page.evaluate("violations.length") == 1
+    assert page.evaluate("window.harm") is None
+    context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
-def test_in_browser(browser, html, soups, served, how, scheme, width):
-    base = served if how == "http" else html.as_uri() + "/"
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+def test_in_browser(browser, html, soups, base, scheme, width):
+    context = context_of(browser, viewport={"width": width, "height": 844}, color_scheme=scheme)
     names = [page.relative_to(html).as_posix() for page in soups]
     found = {name: complaints(context, base, name) for name in names}
     context.close()
