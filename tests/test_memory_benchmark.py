@@ -28,12 +28,9 @@ def recorded():
     "case",
     [
         Case(2, 8, way="plain", batch=4),
-        Case(3, 3, way="plain", batch=4),
-        Case(2, 8, batch=4),
-        Case(3, 3, batch=4, choice="heaviest"),
-        Case(2, 5, batch=4, recompute="operations", keep_ratio=0.5),
-        Case(2, 5, batch=4, recompute="layers"),
-        Case(2, 5, batch=4, recompute="operations", precision="bf16-mixed"),
+        Case(2, 3, batch=4, choice="heaviest"),
+        Case(2, 3, batch=4, recompute="operations", keep_ratio=0.5),
+        Case(2, 3, batch=4, recompute="layers", precision="bf16-mixed"),
     ],
     ids=str,
 )
@@ -47,11 +44,7 @@ def test_every_case_is_recorded(recorded):
     assert list(recorded) == cases()
 
 
-@pytest.mark.parametrize(
-    "case",
-    [Case(2, 8, way="plain"), Case(2, 8), Case(2, 8, recompute="operations")],
-    ids=str,
-)
+@pytest.mark.parametrize("case", [Case(2, 8, way="plain"), Case(2, 8)], ids=str)
 def test_what_is_recorded_is_what_is_counted_today(case, recorded):
     now = counted(case, SEARCH["paper"])
     assert {name: recorded[case][name] for name in now} == pytest.approx(now, rel=1e-3)
