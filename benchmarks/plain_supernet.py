@@ -90,12 +90,11 @@ class PlainSupernet(nn.Module):
         edges = list(ours.space.edges)
         self.trunk = VisionTransformer(
             lambda: PlainCell(edges, ours.candidates, ours.dim), depth=len(ours.layers), dim=ours.dim, **settings
-        ).to(ours.alpha)
+        )
         self.alpha = nn.Parameter(ours.alpha.detach().clone())
-        theirs = [p for name, p in ours.named_parameters() if name != "alpha"]
-        with torch.no_grad():  # both have their parameters in the same order
-            for mine, p in zip(self.trunk.parameters(), theirs, strict=True):
-                mine.copy_(p)
+        names = [name for name, _ in self.trunk.named_parameters()]  # both have their parameters in the same order
+        theirs = [p.detach().clone() for name, p in ours.named_parameters() if name != "alpha"]
+        self.trunk.load_state_dict(dict(zip(names, theirs, strict=True)), assign=True)  # dtype and device are theirs
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""

@@ -74,15 +74,17 @@ def tensors_of(*held: nn.Module | Optimizer) -> list[Tensor]:
 
 
 def saved_bytes(step: Callable[[], object]) -> int:
-    """Return the bytes that autograd keeps for the backward pass of ``step``: each storage once, no parameters."""
-    storages: dict[int, int] = {}
+    """Return the bytes that autograd keeps for the backward pass of ``step``: each storage once, no parameters.
+
+    What is saved and let go again before the backward pass, as a result that nobody uses, does not add up.
+    """
+    kept = LiveBytes()  # not entered: it counts what it is told of
 
     def pack(tensor: Tensor) -> Tensor:
         if not isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
-            storage = tensor.untyped_storage()
-            storages[storage._cdata] = storage.nbytes()
-        return tensor
+            kept._note([tensor])
+        return tensor.detach()  # a result that held itself would never be let go
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
-    return sum(storages.values())
+    return kept.peak

@@ -77,3 +77,14 @@ def test_saved_bytes_count_each_storage_once_and_no_parameter():
     assert saved_bytes(lambda: layer(x)) == 8 * 16 * 4
     assert saved_bytes(lambda: layer(x) + nn.functional.linear(x, layer.weight.T)) == 8 * 16 * 4
     assert saved_bytes(lambda: layer(x).exp()) == 2 * 8 * 16 * 4
+
+
+def test_saved_bytes_do_not_take_a_storage_for_one_that_was_there_before():
+    x = torch.randn(KB // 4, requires_grad=True)
+
+    def step():
+        for _ in range(8):
+            x.exp()  # saved, and let go
+        return [x.exp().exp() for _ in range(8)]
+
+    assert saved_bytes(step) == 16 * KB
