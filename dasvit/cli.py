@@ -143,6 +143,8 @@ def _starting_settings(cls: type[T], command: str, presets: dict[str, T], argume
 
 
 def _search(arguments: list[str]) -> None:
+    from lightning_fabric.utilities import rank_zero_only
+
     from .data import load_data
     from .presets import SEARCH
     from .search import METHODS, SearchSettings, search
@@ -169,10 +171,12 @@ def _search(arguments: list[str]) -> None:
     settings = METHODS[given.method](given.settings)
     data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
     result = search(settings, data, given.out, resume=given.resume, progress=True)
-    print(result.genotype.to_json())
+    rank_zero_only(print)(result.genotype.to_json())
 
 
 def _retrain(arguments: list[str]) -> None:
+    from lightning_fabric.utilities import rank_zero_only
+
     from .data import load_data
     from .presets import RETRAIN
     from .retrain import RetrainSettings, retrain
@@ -195,7 +199,7 @@ def _retrain(arguments: list[str]) -> None:
     settings = given.settings
     data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
     result = retrain(settings, data, given.out, resume=given.resume, progress=True)
-    _print_accuracy(result.accuracy, len(data.test))
+    rank_zero_only(_print_accuracy)(result.accuracy, len(data.test))
 
 
 def _print_accuracy(accuracy: dict[str, float], count: int) -> None:
@@ -218,7 +222,7 @@ def _evaluate(arguments: list[str]) -> None:
 
     given = _parse(Evaluate, "evaluate", arguments)
     network, settings, data = load_trained(given.run)
-    fabric = make_fabric(settings.hardware)
+    fabric = make_fabric(dataclasses.replace(settings.hardware, devices=1))
     model = fabric.setup_module(network)
     accuracy = evaluate(model, data.test.to(fabric.device), settings.image_size, fabric.device)
     if given.json:

@@ -135,6 +135,14 @@ class Signals:
         if self.received is not None:
             raise Interrupted(self.received)
 
+    def agree(self) -> None:
+        """Take a signal that came to one of several processes for one to all of them, so that all stop at one step."""
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+            signum = torch.tensor(self.received or 0, device=device)
+            torch.distributed.all_reduce(signum, torch.distributed.ReduceOp.MAX)
+            self.received = int(signum) or None
+
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.received = signum
         self._restore()
@@ -232,6 +240,7 @@ def run_epochs(
                 bar.update()
                 if at.due():
                     check(at.fault())
+                signals.agree()
                 elapsed = time.perf_counter() - began
                 if signals.received is not None or elapsed > SAVE_SECONDS:
                     check(at.fault() or _not_finite(job, at))

@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from .data import Data, DataSettings, load_data
 from .encoder import build, resolve
 from .images import ImageSet
-from .loop import Hardware, cosine_schedule, make_fabric, run_epochs
+from .loop import Hardware, average, cosine_schedule, make_fabric, run_epochs
 from .runs import Run, from_plain
 from .search import check_training
 from .space import Genotype
@@ -70,6 +70,8 @@ class RetrainSettings:
 
     def __post_init__(self) -> None:
         check_training(self.batch_size, self.lr, self.weight_decay, self.seed)
+        if self.batch_size % self.hardware.devices:
+            raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")
         if self.epochs < 1 or not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
                 f"epochs {self.epochs}, warmup_epochs {self.warmup_epochs}: fewer warm-up epochs than epochs"
@@ -138,6 +140,7 @@ class Retraining:
             seed=s.seed,
             epoch=epoch,
             start=start,
+            part=(self.fabric.global_rank, self.fabric.world_size),
         )
         for images, labels in batches:
             x = images if self.erase is None else self.erase(images)
@@ -148,7 +151,7 @@ class Retraining:
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.schedule.step()
-            yield {"train_loss": loss}
+            yield {"train_loss": average(loss.detach(), self.fabric)}
 
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
         """Return the row of an epoch, with the accuracy on the test set: recorded, never used to choose."""
@@ -238,13 +241,17 @@ def retrain(
     """
     fabric = make_fabric(settings.hardware)
     check_data(settings, data)
-    with Run.open(run_dir, "retrain", settings, resume=resume) if run_dir is not None else nullcontext() as run:
+    opened = None
+    if run_dir is not None and fabric.global_rank == 0:
+        opened = Run.open(run_dir, "retrain", settings, resume=resume)
+    with opened or nullcontext() as run:
+        fabric.launch()  # what cannot be run has failed before there are other processes
         if run is not None and isinstance(architecture := resolve(settings.genotype), Genotype):
             run.keep("genotype.json", architecture.to_json())
-        state = run.load() if run is not None and resume else None
+        state = fabric.broadcast(run.load() if run is not None and resume else None)
         history = run.history() if run is not None else []
         job = Retraining(settings, data, fabric)
-        history += run_epochs(job, run, state, progress=progress)
+        history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)
     accuracy = {k: history[-1][k] for k in ("top1", "top5", "loss")}
     return RetrainResult(job.network, accuracy, history)
 

@@ -350,8 +350,12 @@ def search(
         raise ValueError(f"batch_size {settings.batch_size} is more than half the {len(images)} training images")
     with torch.device("meta"):  # what does not fit together fails here, before anything is written
         make_supernet(settings, 0, candidates, images)
-    with Run.open(run_dir, "search", settings, resume=resume) if run_dir is not None else nullcontext() as run:
-        state = run.load() if run is not None and resume else None
+    opened = None
+    if run_dir is not None and fabric.global_rank == 0:
+        opened = Run.open(run_dir, "search", settings, resume=resume)
+    with opened or nullcontext() as run:
+        fabric.launch()  # what cannot be run has failed before there are other processes
+        state = fabric.broadcast(run.load() if run is not None and resume else None)
         number, alpha = 0, None
         if state is not None:
             number = state["job"]["stage"]
@@ -359,7 +363,7 @@ def search(
         history = run.history() if run is not None else []
         while True:
             stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha)
-            history += run_epochs(stage, run, state, progress=progress)
+            history += run_epochs(stage, run, state, progress=progress and fabric.is_global_zero)
             supernet = stage.supernet
             number, state = number + 1, None
             if number == len(settings.stages):

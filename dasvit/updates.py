@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,9 +33,16 @@ class UpdateInBackward:
         self.optimizer, self.fabric = optimizer, fabric
         self._pending: list[Tensor] = []
         self._bytes, self._active = 0, False
+        # the garbage collector does not see hooks: one that held this object would keep it and all weights for ever
+        method = weakref.WeakMethod(self._note)
+
+        def note(parameter: Tensor) -> None:
+            if (noting := method()) is not None:
+                noting(parameter)
+
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                parameter.register_post_accumulate_grad_hook(self._note)
+                parameter.register_post_accumulate_grad_hook(note)
 
     @contextmanager
     def on(self) -> Iterator[None]:

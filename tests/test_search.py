@@ -1,6 +1,10 @@
+import gc
 import json
 import os
 import signal
+import subprocess
+import sys
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -234,3 +238,37 @@ def test_weights_updated_in_pieces_are_those_of_one_step(images, monkeypatch):
 def test_how_a_batch_is_divided_is_checked(change, words):
     with pytest.raises(ValueError, match=words):
         replace(QUICK, **change)
+
+
+def test_a_finished_stage_is_let_go(images):
+    stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
+    train, val = (next(stage._batches(part, 0, 0)) for part in (0, 1))
+    stage._alpha_step(train, val)
+    stage._weight_step(train)
+    weight = weakref.ref(stage.supernet.head.weight)
+    del stage
+    gc.collect()
+    assert weight() is None
+
+
+def test_two_devices_find_what_one_finds(tmp_path):
+    """Two processes that talk by gloo, each with half of every batch."""
+    for devices in ("1", "2"):
+        flags = {"train-images": "100", "test-images": "20", "dim": "24", "device": "cpu", "precision": "64-true"}
+        flags |= {"out": str(tmp_path / devices), "devices": devices}
+        command = [sys.executable, "-m", "dasvit.cli", "search", *(f"--{k}={v}" for k, v in flags.items())]
+        command += ["--stages", *"182131"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("nodes") == 1  # one process speaks
+    one, two = (
+        [json.loads(line) for line in (tmp_path / devices / "metrics.jsonl").read_text().splitlines()]
+        for devices in ("1", "2")
+    )
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two, strict=True):
+        assert a["genotype"] == b["genotype"]
+        for edge, row in a["alpha"].items():
+            assert b["alpha"][edge] == pytest.approx(row, abs=1e-5)
+        assert b["train_loss"] == pytest.approx(a["train_loss"], abs=1e-5)
+        assert b["val_accuracy"] == pytest.approx(a["val_accuracy"])
