@@ -23,7 +23,6 @@ T = TypeVar("T")
 
 _FAILED, _BAD_INPUT, _SIGNAL = 1, 2, 128
 _SAVES_MEMORY = {
-    "search": "lower --keep-ratio or --batch-size, raise --accumulate, or add --recompute layers",
     "retrain": "lower --batch-size",
     "tf-search": "lower --jobs or --image-size",
 }
@@ -55,12 +54,12 @@ def _cause(error: Exception, command: str) -> str:
     from .loop import out_of_memory
     from .runs import RunFailedError
 
+    if isinstance(error, RunFailedError):
+        return str(error)
     if out_of_memory(error):
         return f"out of memory: {_SAVES_MEMORY.get(command, 'take a smaller network or image')}"
     if "DataLoader worker" in str(error):  # torch raises it from a signal handler, wherever the run is then
         return f"a process that decodes images died; go on with --resume ({error})"
-    if isinstance(error, RunFailedError):
-        return str(error)
     raise error
 
 
@@ -146,7 +145,10 @@ def _search(arguments: list[str]) -> None:
     from lightning_fabric.utilities import rank_zero_only
 
     from .data import load_data
+    from .loop import out_of_memory
+    from .plan import advice
     from .presets import SEARCH
+    from .runs import RunFailedError
     from .search import METHODS, SearchSettings, search
 
     start = _starting_settings(SearchSettings, "search", SEARCH, arguments)
@@ -170,7 +172,13 @@ def _search(arguments: list[str]) -> None:
         raise ValueError(f"unknown method {given.method!r}; known: {', '.join(METHODS)}")
     settings = METHODS[given.method](given.settings)
     data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
-    result = search(settings, data, given.out, resume=given.resume, progress=True)
+    try:
+        result = search(settings, data, given.out, resume=given.resume, progress=True)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        images = {"channels": data.train.channels, "classes": len(data.train.classes)}
+        raise RunFailedError(f"out of memory: {advice(settings, **images)}") from None
     rank_zero_only(print)(result.genotype.to_json())
 
 

@@ -182,6 +182,24 @@ def fit(settings: SearchSettings, limit: int, *, channels: int = 3, classes: int
     return (changes[first][0], tried[changes[first][0]]) if first < len(changes) else None
 
 
+def advice(settings: SearchSettings, *, channels: int = 3, classes: int = 10) -> str:
+    """Return in words what a search needs and what it would need if one thing or another were turned."""
+
+    def needs(changed: SearchSettings) -> str:
+        peaks = (p.peak_bytes for p in plan(changed, channels=channels, classes=classes))
+        return f"{max(peaks) / 1e9:.3g} GB"
+
+    changes = {}
+    if settings.recompute == "none":
+        changes["--recompute operations"] = replace(settings, recompute="operations")
+    if 2 * settings.accumulate <= settings.batch_size // settings.hardware.devices:
+        parts = 2 * settings.accumulate
+        changes[f"--accumulate {parts}"] = replace(settings, accumulate=parts)
+    changes[f"--keep-ratio {settings.keep_ratio / 2:g}"] = replace(settings, keep_ratio=settings.keep_ratio / 2)
+    told = [f"{flags} {needs(changed)}" for flags, changed in changes.items()]
+    return f"this search needs about {needs(settings)}; with {', '.join(told)}"
+
+
 def remedies(settings: SearchSettings) -> Iterator[tuple[str, SearchSettings]]:
     """Yield settings that need less memory than the one before, the cheapest change first, each with its flags.
 
