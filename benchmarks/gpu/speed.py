@@ -78,7 +78,7 @@ class Speed(Step):
         return {"batch": size, "ways": self.timed(steps, weights, 2 * size)}
 
     def retrain_rows(self) -> dict[str, Any]:
-        """Time a retraining step of three networks, and of the published encoder compiled."""
+        """Time a retraining step of timm's ViT-B/16, of ours, and of the published encoder."""
         sizes: dict[str, Any] = {"image_size": 16, "depth": 1, "dim": 24} if self.rehearse else {"image_size": 224}
         side, size = sizes["image_size"], 2 if self.rehearse else self.batch
         shape = {"embed_dim": 24, "depth": 1, "num_heads": 12} if self.rehearse else {}
