@@ -18,7 +18,6 @@ from dasvit.search import SearchSettings, search
 
 ROOT = Path(__file__).resolve().parents[1]
 GENOTYPE = '{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}'
-NEVER = {"seconds", "bytes"}  # what no two runs have in common
 
 
 def script(name):
@@ -55,9 +54,9 @@ def test_memory(rehearsal, monkeypatch):
         assert not batch["out_of_memory"]
         assert batch["allocated_bytes"] > 10_000
     told = {row["name"]: row["batches"][0]["allocated_bytes"] for row in last["rows"]}
-    assert told["ours 2 3 0.25 layers 32-true"] < told["ours 2 3 1.0 none 32-true"]
+    assert told["ours 2 8 1.0 none 32-true"] < told["plain 2 8 1.0 none 32-true"]
     assert {row["way"] for row in last["rows"]} == {"plain", "ours"}
-    assert {row["keep_ratio"] for row in last["rows"]} == {1.0, 0.75, 0.5, 0.25}
+    assert {row["keep_ratio"] for row in last["rows"]} == {1.0, 0.5}
     assert {row["recompute"] for row in last["rows"]} == {"none", "operations", "layers"}
 
     def full(*_):
@@ -126,7 +125,7 @@ def test_retrain(rehearsal, tmp_path):
 
 def test_speed(rehearsal):
     first, last = stopped_and_continued(script("speed").Speed(**rehearsal, rounds=1))
-    assert first["rows"] == []
+    assert len(first["rows"]) <= 1  # the ceilings come first
     ceilings, *timed, retrain, loader, dss = last["rows"]
     assert min(ceilings["matmul_flops"], ceilings["copy_bytes"]) > 1e6
     for row in (*timed, retrain):
@@ -190,8 +189,8 @@ def test_planned_table_is_the_recorded_one():
 
 
 def test_planned_rows_of_a_small_search():
-    settings = SearchSettings(dim=24, stages=((1, 8, 2), (2, 3, 4)), batch_size=100)
-    first, second = planned.search_rows("search", settings)
-    assert first["peak_bytes"] > first["disk_bytes"] / 2 > 0
-    assert second["flops"] % (4 * planned.IMAGES // 200) == 0
+    settings = SearchSettings(dim=24, stages=((1, 8, 2),), batch_size=100)
+    (row,) = planned.search_rows("search", settings)
+    assert row["peak_bytes"] > row["disk_bytes"] / 2 > 0
+    assert row["flops"] % (2 * planned.IMAGES // 200) == 0
     assert planned.minutes(989e12 * 60, "H200", 0.5) == 2

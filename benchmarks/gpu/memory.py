@@ -42,15 +42,16 @@ class Memory(Step):
         """Yield what is weighed: way, settings, number of the stage; what the paper's figure shows comes first."""
         ours = replace(settings_of(self.rehearse), hardware=self.hardware)
         plain = replace(ours, keep_ratio=1.0)
+        keep_ratios = KEEP_RATIOS[::2] if self.rehearse else KEEP_RATIOS
         single = replace(ours, hardware=Hardware(self.hardware.device, "32-true"))
         yield "plain", METHODS["darts"](single), 0
-        for keep_ratio in KEEP_RATIOS:
+        for keep_ratio in keep_ratios:
             yield from (("ours", replace(ours, keep_ratio=keep_ratio), number) for number in range(len(ours.stages)))
         for settings in (single, plain):
             yield from (("plain", replace(settings, keep_ratio=1.0), number) for number in range(len(ours.stages)))
         yield "plain", METHODS["darts"](plain), 0
         yield "ours", METHODS["darts"](plain), 0
-        for recompute, keep_ratio in product(get_args(Recompute)[1:], KEEP_RATIOS):
+        for recompute, keep_ratio in product(get_args(Recompute)[1:], keep_ratios):
             changed = replace(ours, keep_ratio=keep_ratio, recompute=cast(Recompute, recompute))
             yield from (("ours", changed, number) for number in range(len(ours.stages)))
 
