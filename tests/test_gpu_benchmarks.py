@@ -80,12 +80,15 @@ def test_search(rehearsal, method):
         assert stage["images_per_second"] > 0
         assert stage["peak_bytes"] > 0
         assert 0 < stage["share_of_matmul_peak"] < 1
-    whole = search(step.settings, step.images)
-    assert last["genotype"] == whole.genotype.to_json()
-    kept = [
-        [{k: v for k, v in row.items() if k not in NEVER} for row in rows] for rows in (last["history"], whole.history)
-    ]
-    assert kept[0] == kept[1]
+    if method == "dasvit":  # stopped and continued is the same as never stopped
+        whole = search(step.settings, step.images)
+        assert last["genotype"] == whole.genotype.to_json()
+        assert lasting(last["history"]) == lasting(whole.history)
+
+
+def lasting(history):
+    """Rows without what no two runs have in common."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in history]
 
 
 def test_search_stops_within_a_stage(rehearsal):
