@@ -108,9 +108,11 @@ def test_retrain(rehearsal, tmp_path):
     for complete in (False, True):
         (tmp_path / "rehearsal" / "search.json").write_text(json.dumps(searched | {"complete": complete}))
         assert (module.Retrain(**rehearsal).found() is not None) is complete
+    (tmp_path / "rehearsal" / "search.json").unlink()
+    assert not module.Retrain(**rehearsal).run()  # without an encoder found, those that need none
     step = module.Retrain(**rehearsal, genotype=genotype)
     first, last = stopped_and_continued(step)
-    assert first["rows"] == []
+    assert [row["network"] for row in first["rows"]] == ["vit_b16", "published"]
     equal = [row for row in last["rows"] if row["equal"] == "epochs"]
     assert [row["network"] for row in equal] == ["vit_b16", "published", "found", "random"]
     assert {row["epochs"] for row in equal} == {step.settings.epochs}

@@ -94,6 +94,10 @@ class Step(ABC):
     def result(self) -> dict[str, Any]:
         """Return what has been measured so far."""
 
+    def lacks(self) -> str | None:
+        """Return what another step has to give before this one can be complete."""
+        return None
+
     @property
     def title(self) -> str:
         """What the step's files are called."""
@@ -135,15 +139,16 @@ class Step(ABC):
         with Budget(self.minutes) as budget:
             try:
                 self.work(budget)
-                complete = True
+                complete = self.lacks() is None
             except Interrupted as stop:
                 if not budget.over:
                     raise SystemExit(128 + stop.signum) from None
         told = {"step": self.title, "rehearsal": self.rehearse, "complete": complete}
         write(self.file, told | self.result(), start - before)
         clock.write_text(str(before + time.perf_counter() - start))
+        why = "time is up" if budget.over else self.lacks()
         again = shlex.join(["python", *sys.argv])
-        print(f"{self.title}: done" if complete else f"{self.title}: time is up, saved; run again to go on: {again}")
+        print(f"{self.title}: done" if complete else f"{self.title}: {why}; saved, run again to go on: {again}")
         return complete
 
     def command(self) -> None:
