@@ -143,6 +143,13 @@ def test_speed(rehearsal):
     assert dss["seconds"].keys() == {"paper", "released"}
 
 
+def test_speed_says_what_does_not_fit():
+    def full():
+        raise torch.OutOfMemoryError
+
+    assert script("speed").if_it_fits(full) == {"out_of_memory": True}
+
+
 def last_images(row):
     return row["batch"] * (2 if row["name"].startswith("search") else 1)
 
