@@ -1,4 +1,4 @@
-# `make book` builds the book, `make test` checks everything; both from a bare checkout.
+# `make book` builds the book, `make test` checks everything, `make gpu` measures; all from a bare checkout.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -15,8 +15,13 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export IPYTHONDIR = $(CURDIR)/_build/.ipython
 export MPLCONFIGDIR = $(CURDIR)/_build/.mpl
 
-.PHONY: book test fuzz soak lint format clean
+# The GPU evidence, see benchmarks/gpu/README.md: each step saves its state after some minutes; run again to go on.
+STEPS     ?= memory search darts retrain speed book
+GPU_FLAGS ?=
+
+.PHONY: book test fuzz soak gpu lint format clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 book: $(VENV)/.stamp
 	rm -rf _build/html
@@ -34,6 +39,14 @@ fuzz: $(VENV)/.stamp
 
 soak: $(VENV)/.stamp
 	$(BIN)/python benchmarks/soak.py --minutes 60
+
+gpu: $(addprefix gpu-,$(STEPS))
+
+gpu-darts: $(VENV)/.stamp
+	$(BIN)/python benchmarks/gpu/search.py --method darts $(GPU_FLAGS)
+
+gpu-%: $(VENV)/.stamp
+	$(BIN)/python benchmarks/gpu/$*.py $(GPU_FLAGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

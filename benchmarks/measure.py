@@ -39,7 +39,9 @@ def source() -> dict[str, Any]:
     words = list(sys.argv[1:])
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
-    return provenance() | {"command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])}
+    script, here = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parent
+    name = script.relative_to(here) if script.is_relative_to(here) else script.name
+    return provenance() | {"command": shlex.join(["python", f"benchmarks/{name}", *words])}
 
 
 def write(path: Path, result: Mapping[str, Any], start: float) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from measure import saved_bytes, write
+from measure import write
 from plain_supernet import PlainSupernet, plain_steps
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from dasvit.fairness import fairness_term
 from dasvit.images import ImageSet
 from dasvit.loop import Hardware, make_fabric
+from dasvit.memory import saved_bytes
 from dasvit.relaxation import prune
 from dasvit.search import SearchSettings, SearchStage
 

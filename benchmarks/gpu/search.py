@@ -1,0 +1,114 @@
+"""The search at the paper's scale: α, the encoder found, time, memory, and the share of the GPU's peak.
+
+    python benchmarks/gpu/search.py
+    python benchmarks/gpu/search.py --method darts
+
+The second is plain DARTS with as many epochs: Figures 2 and 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, ClassVar, Literal
+
+import tyro
+from common import Budget, Step, ceilings
+from stages import settings_of
+
+from dasvit.data import load_data
+from dasvit.images import ImageSet
+from dasvit.plan import plan_stage
+from dasvit.relaxation import Candidates, Recompute
+from dasvit.runs import Run, as_plain
+from dasvit.search import METHODS, SearchSettings, search
+from dasvit.space import Operation
+
+
+@dataclass(frozen=True)
+class Search(Step):
+    """Search as published."""
+
+    name: ClassVar[str] = "search"
+
+    method: Literal["dasvit", "darts"] = "dasvit"
+    """dasvit, or plain DARTS: one stage at full depth, every operation, every token, no regularisation."""
+    data: str = "cifar10"
+    """cifar10 in the folder that DASVIT_DATA names, or folder:PATH."""
+    epochs: int = 30
+    """Epochs of a stage; plain DARTS has those of all stages."""
+    recompute: Recompute = "none"
+    """operations or layers: less memory, the same result."""
+    train_images: int | None = None
+    """Training images to use; all by default."""
+
+    @property
+    def title(self) -> str:
+        """What the step's files are called."""
+        return {"dasvit": "search", "darts": "darts"}[self.method]
+
+    @property
+    def settings(self) -> SearchSettings:
+        """Of the search."""
+        base = settings_of(self.rehearse)
+        few = {"data": "digits", "train_images": 64} if self.rehearse else {"data": self.data}
+        data = replace(base.data, **{"train_images": self.train_images} | few)
+        stages = tuple((depth, operations, 1 if self.rehearse else self.epochs) for depth, operations, _ in base.stages)
+        settings = replace(base, data=data, stages=stages, recompute=self.recompute, hardware=self.hardware)
+        return METHODS[self.method](settings)
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """The training images."""
+        settings = self.settings
+        return load_data(settings.data, image_size=settings.image_size, seed=settings.seed).train
+
+    def work(self, budget: Budget) -> None:
+        """Search, or go on with it."""
+        run = self.folder / self.title
+        search(self.settings, self.images, run, resume=run.exists(), progress=True)
+
+    def result(self) -> dict[str, Any]:
+        """Return what has been searched so far."""
+        settings, run = self.settings, Run(self.folder / self.title)
+        history, genotype = run.history(), run.path / "genotype.json"
+        best = ceilings(self.device)
+        return {
+            "seed": settings.seed,
+            "settings": as_plain(settings),
+            "train_images": len(self.images),
+            "ceilings": best,
+            "genotype": genotype.read_text().strip() if genotype.exists() else None,
+            "seconds": sum(row["seconds"] for row in history),
+            "stages": [self.stage_row(list(rows), best) for _, rows in groupby(history, itemgetter("stage"))],
+            "history": history,
+        }
+
+    def stage_row(self, rows: list[dict[str, Any]], best: dict[str, float]) -> dict[str, Any]:
+        """Return what a stage took. A step is one of α and one of the weights, so it computes two batches.
+
+        The peak is that of the process so far: a bound from above for all stages but the one that needs most.
+        """
+        settings, number = self.settings, rows[0]["stage"]
+        depth, operations, _ = settings.stages[number]
+        candidates: Candidates = tuple(tuple(map(Operation.parse, edge)) for edge in rows[0]["alpha"].values())
+        sizes = {"channels": self.images.channels, "classes": len(self.images.classes)}
+        flops = plan_stage(settings, number, candidates, **sizes).flops
+        steps = len(self.images) // 2 // settings.batch_size * len(rows)
+        seconds = sum(row["seconds"] for row in rows)
+        return {
+            "depth": depth,
+            "operations": operations,
+            "epochs": len(rows),
+            "seconds": seconds,
+            "images_per_second": 2 * settings.batch_size * steps / seconds,
+            "flops_per_step": flops,
+            "share_of_matmul_peak": flops * steps / seconds / best["matmul_flops"],
+            "peak_bytes": max(row["bytes"] for row in rows),
+        }
+
+
+if __name__ == "__main__":
+    tyro.cli(Search, description=__doc__).command()

@@ -1,0 +1,208 @@
+"""The GPU evidence, rehearsed: every step is stopped by its budget, continued, and writes what the book reads."""
+
+import importlib.util
+import json
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import planned
+import pytest
+import torch
+from common import Budget, waits
+
+from dasvit.loop import Interrupted
+from dasvit.runs import Run
+from dasvit.search import SearchSettings, search
+
+ROOT = Path(__file__).resolve().parents[1]
+GENOTYPE = '{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}'
+
+
+def script(name):
+    """A step's module; by its path, since the folder above has a speed.py too."""
+    spec = importlib.util.spec_from_file_location(f"gpu_{name}", ROOT / "benchmarks" / "gpu" / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stopped_and_continued(step):
+    """Run a step with no time at all, then with enough; return both files' contents."""
+    assert not replace(step, minutes=0.0).run()
+    first = json.loads(step.file.read_text())
+    assert replace(step, minutes=10.0).run()
+    last = json.loads(step.file.read_text())
+    assert (first["complete"], last["complete"]) == (False, True)
+    assert first["rehearsal"]
+    assert last["provenance"]["wall_seconds"] > first["provenance"]["wall_seconds"]
+    return first, last
+
+
+@pytest.fixture
+def rehearsal(tmp_path):
+    return {"rehearse": True, "runs": tmp_path}
+
+
+def test_memory(rehearsal, monkeypatch):
+    module = script("memory")
+    first, last = stopped_and_continued(module.Memory(**rehearsal))
+    assert first["rows"] == []
+    for row in last["rows"]:
+        (batch,) = row["batches"]
+        assert not batch["out_of_memory"]
+        assert batch["allocated_bytes"] > 10_000
+    told = {row["name"]: row["batches"][0]["allocated_bytes"] for row in last["rows"]}
+    assert told["ours 2 8 1.0 none 32-true"] < told["plain 2 8 1.0 none 32-true"]
+    assert {row["way"] for row in last["rows"]} == {"plain", "ours"}
+    assert {row["keep_ratio"] for row in last["rows"]} == {1.0, 0.5}
+    assert {row["recompute"] for row in last["rows"]} == {"none", "operations", "layers"}
+
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(module, "peaks", full)
+    for way in ("plain", "ours"):
+        settings = SearchSettings(dim=24, keep_ratio=1.0)
+        row = module.weigh(way, settings, 0, (2, 4))
+        assert row["batches"] == [{"batch": size, "out_of_memory": True} for size in (2, 4)]
+
+
+@pytest.mark.parametrize("method", ["dasvit", "darts"])
+def test_search(rehearsal, method):
+    step = script("search").Search(**rehearsal, method=method)
+    first, last = stopped_and_continued(step)
+    assert step.file.name == {"dasvit": "search.json", "darts": "darts.json"}[method]
+    assert len(first["history"]) < len(last["history"]) == sum(epochs for *_, epochs in step.settings.stages)
+    assert len(last["stages"]) == len(step.settings.stages)
+    for stage in last["stages"]:
+        assert stage["images_per_second"] > 0
+        assert stage["peak_bytes"] > 0
+        assert 0 < stage["share_of_matmul_peak"] < 1
+    if method == "dasvit":  # stopped and continued is the same as never stopped
+        whole = search(step.settings, step.images)
+        assert last["genotype"] == whole.genotype.to_json()
+        assert lasting(last["history"]) == lasting(whole.history)
+
+
+def lasting(history):
+    """Rows without what no two runs have in common."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in history]
+
+
+def test_search_stops_within_a_stage(rehearsal):
+    step = script("search").Search(**rehearsal)
+    assert not replace(step, minutes=0.0).run()
+    state = Run(step.folder / "search").peek()
+    assert (state["epoch"], state["step"]) < (1, 1 + len(step.images) // 2 // step.settings.batch_size)
+
+
+def test_retrain(rehearsal, tmp_path):
+    genotype = tmp_path / "genotype.json"
+    genotype.write_text(GENOTYPE)
+    module = script("retrain")
+    assert module.Retrain(**rehearsal).found() is None
+    searched = {"complete": False, "genotype": GENOTYPE}
+    (tmp_path / "rehearsal").mkdir()
+    for complete in (False, True):
+        (tmp_path / "rehearsal" / "search.json").write_text(json.dumps(searched | {"complete": complete}))
+        assert (module.Retrain(**rehearsal).found() is not None) is complete
+    (tmp_path / "rehearsal" / "search.json").unlink()
+    assert not module.Retrain(**rehearsal).run()  # without an encoder found, those that need none
+    step = module.Retrain(**rehearsal, genotype=genotype)
+    first, last = stopped_and_continued(step)
+    assert [row["network"] for row in first["rows"]] == ["vit_b16", "published"]
+    equal = [row for row in last["rows"] if row["equal"] == "epochs"]
+    assert [row["network"] for row in equal] == ["vit_b16", "published", "found", "random"]
+    assert {row["epochs"] for row in equal} == {step.settings.epochs}
+    sizes = {row["network"]: row["parameters"] for row in equal}
+    assert sizes["random"] == pytest.approx(sizes["found"], rel=0.05)
+    slowest = max(row["seconds"] for row in equal)
+    for row in last["rows"]:
+        assert 0 <= row["top1"] <= row["top5"] <= 1
+        assert row["images_per_second"] > 0
+        assert row["peak_bytes"] > 0
+    for row in last["rows"][4:]:
+        (same,) = (other for other in equal if other["network"] == row["network"])
+        assert row["epochs"] == int(same["epochs"] * slowest / same["seconds"]) > same["epochs"]
+
+
+def test_speed(rehearsal):
+    first, last = stopped_and_continued(script("speed").Speed(**rehearsal, rounds=1))
+    assert len(first["rows"]) <= 1  # the ceilings come first
+    ceilings, *timed, retrain, loader, dss = last["rows"]
+    assert min(ceilings["matmul_flops"], ceilings["copy_bytes"]) > 1e6
+    for row in (*timed, retrain):
+        for way in row["ways"].values():
+            assert way["images_per_second"] == pytest.approx(last_images(row) / way["seconds"])
+            assert 0 < way["floor_seconds"] < way["seconds"]
+    for row in timed:
+        assert row["ways"]["ours"]["flops"] < row["ways"]["ours, every token"]["flops"] < row["ways"]["plain"]["flops"]
+    assert loader["images_per_second"] > 0
+    assert dss["seconds"].keys() == {"paper", "released"}
+
+
+def test_speed_says_what_does_not_fit():
+    def full():
+        raise torch.OutOfMemoryError
+
+    assert script("speed").if_it_fits(full) == {"out_of_memory": True}
+
+
+def last_images(row):
+    return row["batch"] * (2 if row["name"].startswith("search") else 1)
+
+
+def test_book(rehearsal):
+    step = script("book").Book(**rehearsal)
+    first, last = stopped_and_continued(step)
+    assert first["rows"] == []
+    (row,) = last["rows"]
+    assert row["passed"]
+
+
+def test_budget_leaves_signals_alone():
+    before = signal.getsignal(signal.SIGALRM)
+    with Budget(10) as budget:
+        budget.check()
+        assert 0 < budget.left() <= 600
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_exit_codes(rehearsal, tmp_path, monkeypatch, capsys):
+    module = script("book")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        module.Book(runs=tmp_path).command()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+    def by_the_user(*_):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(module.Book, "work", by_the_user)
+    with pytest.raises(SystemExit) as stop:
+        module.Book(**rehearsal).command()
+    assert stop.value.code == 128 + signal.SIGTERM
+
+
+def test_waits_are_unknown_without_a_gpu():
+    if not torch.cuda.is_available():
+        assert waits(lambda: None) is None
+
+
+def test_planned_table_is_the_recorded_one():
+    recorded = json.loads((ROOT / "book" / "results" / "gpu" / "planned.json").read_text())
+    table = planned.table(recorded["rows"])
+    assert planned.BEGIN + "\n" + table + "\n" + planned.END in planned.README.read_text()
+    assert table.count("\n") == 2 + len(recorded["rows"]) + 2  # header, and a sum for each search
+
+
+def test_planned_rows_of_a_small_search():
+    settings = SearchSettings(dim=24, stages=((1, 8, 2),), batch_size=100)
+    (row,) = planned.search_rows("search", settings)
+    assert row["peak_bytes"] > row["disk_bytes"] / 2 > 0
+    assert row["flops"] % (2 * planned.IMAGES // 200) == 0
+    assert planned.minutes(989e12 * 60, "H200", 0.5) == 2
