@@ -1,10 +1,11 @@
-"""One search step, ours against the plain way: images a second, bytes saved for backward, use of the peak.
+"""One search step, ours against the plain way: images a second, bytes saved for backward, peak bytes, use of the peak.
 
-    python benchmarks/supernet.py --scale small
-    python benchmarks/supernet.py --scale base --precision bf16 --layers 6 --operations 3
+    python benchmarks/supernet.py
+    python benchmarks/supernet.py --cases base:2x8 --rounds 3
 
-A step is one step of α and one of the weights, each on a batch. The plain way is plain_supernet.py. Both ways run the
-same network on the same batches, interleaved; outputs are compared before anything is timed.
+A step is one step of α and one of the weights, each on a batch. The plain way is plain_supernet.py. All ways run the
+same network on the same batches, interleaved; outputs are compared before anything is timed. Seconds are those of the
+process, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
@@ -27,11 +28,10 @@ from tqdm import tqdm
 from dasvit.fairness import fairness_term
 from dasvit.images import ImageSet
 from dasvit.loop import Hardware, make_fabric
-from dasvit.memory import saved_bytes
-from dasvit.relaxation import prune
+from dasvit.memory import peak_live_bytes, saved_bytes
+from dasvit.plan import survivors
+from dasvit.relaxation import Recompute
 from dasvit.search import SearchSettings, SearchStage
-
-Scale = Literal["tiny", "small", "base", "paper"]
 
 SCALES: dict[str, dict[str, int]] = {
     "tiny": {"dim": 96, "image_size": 16, "patch_size": 4, "batch_size": 64},  # 17 tokens
@@ -39,108 +39,132 @@ SCALES: dict[str, dict[str, int]] = {
     "base": {"dim": 384, "image_size": 224, "patch_size": 16, "batch_size": 4},  # 197 tokens
     "paper": {"dim": 768, "image_size": 224, "patch_size": 16, "batch_size": 64},
 }
+OURS: dict[str, tuple[str, Recompute]] = {
+    "ours": ("32-true", "none"),
+    "ours, operations again": ("32-true", "operations"),
+    "ours, layers again": ("32-true", "layers"),
+    "ours, bf16": ("bf16-mixed", "none"),
+}
+Steps = dict[str, Callable[[], Any]]
 
 
 @dataclass(frozen=True)
 class SupernetBenchmark:
     """Time and weigh one search step, ours against the plain way."""
 
-    scale: Scale = "small"
-    """tiny, small, base or paper; paper needs 17 GB."""
-    layers: int = 2
-    """Layers of the supernet."""
-    operations: int = 8
-    """Operations an edge."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Of both ways."""
+    cases: tuple[str, ...] = ("tiny:2x8", "small:2x8", "small:6x3", "base:2x8")
+    """SCALE:LAYERSxOPERATIONS; scales are tiny, small, base, and paper, which needs 17 GB."""
     rounds: int = 5
-    """Timed pairs."""
+    """Timed rounds, each way once in each."""
     threads: int = 1
     """Threads for torch."""
-    out: Path | None = None
-    """Where the JSON file goes; by default nothing is written."""
+    out: Path = Path("book/results/supernet_cpu.json")
+    """Where the JSON file goes."""
 
 
-def stage_of(args: SupernetBenchmark) -> SearchStage:
-    """Return a stage of ours on random images."""
-    sizes = SCALES[args.scale]
-    stages = (
-        ((args.layers, 8, 1),) if args.operations == 8 else ((args.layers, 8, 1), (args.layers, args.operations, 1))
-    )
-    hardware = Hardware(precision=args.precision)
-    settings = replace(SearchSettings(), **sizes, stages=stages, keep_ratio=1.0, hardware=hardware)
+def stage_of(case: str, precision: Any = "32-true", recompute: Recompute = "none") -> SearchStage:
+    """Return a stage of ours on random images, always with the same weights."""
+    scale, _, shape = case.partition(":")
+    layers, operations = map(int, shape.split("x"))
+    sizes, space = SCALES[scale], SearchSettings().space
+    stages = tuple((layers, count, 1) for count in sorted({8, operations}, reverse=True))
+    settings = replace(SearchSettings(), **sizes, stages=stages, keep_ratio=1.0, recompute=recompute)
+    settings = replace(settings, hardware=Hardware(precision=precision))
     count, side = 2 * sizes["batch_size"], sizes["image_size"]
-    images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
+    images = torch.randint(256, (count, 3, side, side), generator=torch.manual_seed(0)).to(torch.uint8)
     data = ImageSet(images, torch.arange(count) % 10, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
-    candidates = (settings.space.operations,) * len(settings.space.edges)
-    if args.operations < 8:
-        candidates, _ = prune(torch.randn(len(candidates), 8), candidates, args.operations)
     fabric = make_fabric(settings.hardware)
-    return SearchStage(settings, len(stages) - 1, candidates, data.to(fabric.device).halves(0), fabric)
+    halves = data.to(fabric.device).halves(0)
+    return SearchStage(settings, len(stages) - 1, survivors(space, operations), halves, fabric)
 
 
-def main(args: SupernetBenchmark) -> None:
-    """Measure, print and write."""
-    start = time.perf_counter()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    stage = stage_of(args)
+def ways_of(case: str) -> dict[str, tuple[Steps, tuple[Any, ...]]]:
+    """Return the steps of every way, and the tensors each holds; they start from the same weights."""
+    stage = stage_of(case)
     train, val = next(zip(*(stage._batches(part, 0, 0) for part in (0, 1)), strict=True))
-    plain = PlainSupernet(stage.supernet).to(stage.fabric.device)
-    torch.testing.assert_close(plain(val[0]), stage.supernet(val[0]), atol=1e-4, rtol=1e-3)
 
     def term(p: torch.Tensor) -> torch.Tensor:
         return fairness_term(p, stage.supernet.candidates, stage.settings.fairness)
 
-    plain_alpha, plain_weight = plain_steps(plain, train, val, term, stage.fabric.autocast)
-    ways: dict[str, dict[str, Callable[[], Any]]] = {
-        "plain": {"alpha": plain_alpha, "weight": plain_weight},
-        "ours": {"alpha": lambda: stage._alpha_step(train, val), "weight": lambda: stage._weight_step(train)},
-    }
-    result: dict[str, Any] = {"settings": {k: v for k, v in asdict(args).items() if k != "out"} | SCALES[args.scale]}
-    for way, steps in ways.items():
+    ways: dict[str, tuple[Steps, tuple[Any, ...]]] = {}
+    for name, precision in (("plain", "32-true"), ("plain, bf16", "bf16-mixed")):
+        plain = PlainSupernet(stage.supernet).to(stage.fabric.device)
+        torch.testing.assert_close(plain(val[0]), stage.supernet(val[0]), atol=1e-4, rtol=1e-3)
+        fabric = make_fabric(Hardware(precision=precision))  # type: ignore[arg-type]
+        alpha, weight = plain_steps(plain, train, val, term, fabric.autocast)
+        ways[name] = {"alpha": alpha, "weight": weight}, (plain,)
+    for name, how in OURS.items():
+        ours = stage if name == "ours" else stage_of(case, *how)
+        ours.supernet.load_state_dict(stage.supernet.state_dict())
+
+        def steps(ours: SearchStage = ours) -> Steps:
+            return {"alpha": lambda: ours._alpha_step(train, val), "weight": lambda: ours._weight_step(train)}
+
+        ways[name] = steps(), (ours.supernet, ours.weight_optimizer.optimizer, ours.alpha_optimizer.optimizer)
+    return ways
+
+
+def measured(case: str, rounds: int) -> dict[str, Any]:
+    """Return what every way needs: saved and peak bytes, operations, seconds."""
+    ways = ways_of(case)
+    images = 2 * SCALES[case.partition(":")[0]]["batch_size"]
+    rows: dict[str, Any] = {}
+    for way, (steps, held) in ways.items():
         for step in steps.values():
             step()
         with FlopCounterMode(display=False) as counter:
             for step in steps.values():
                 step()
-        result[way] = {f"saved_{name}": saved_bytes(step) for name, step in steps.items()}
-        result[way]["flops"] = counter.get_total_flops()
+        rows[way] = {f"saved_{name}": saved_bytes(step) for name, step in steps.items()}
+        if not way.startswith("plain"):  # the optimisers of the plain way are its own; benchmarks/memory.py weighs them
+            rows[way] |= {f"peak_{name}": peak_live_bytes(step, *held) for name, step in steps.items()}
+        rows[way]["flops"] = counter.get_total_flops()
     seconds: dict[str, list[float]] = {way: [] for way in ways}
-    peaks = []
-    for _ in tqdm(range(args.rounds), desc="pairs", leave=False, disable=None):
-        for way, steps in ways.items():
+    peaks: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+    for _ in tqdm(range(rounds), desc=case, leave=False, disable=None):
+        for way, (steps, _) in ways.items():
             began = time.process_time()
             for step in steps.values():
                 step()
             seconds[way].append(time.process_time() - began)
-        peaks.append(matmul_peak(args))
-    for way in ways:
+        for dtype, found in peaks.items():
+            found.append(matmul_peak(dtype))
+    for way, row in rows.items():
         median = statistics.median(seconds[way])
-        result[way] |= {"cpu_seconds": median, "images_per_second": 2 * SCALES[args.scale]["batch_size"] / median}
-        result[way]["share_of_peak"] = result[way]["flops"] / median / statistics.median(peaks)
-    ratio = statistics.median(a / b for a, b in zip(seconds["plain"], seconds["ours"], strict=True))
-    for name, key in (("saved, w step", "saved_weight"), ("saved, α step", "saved_alpha")):
-        a, b = result["plain"][key], result["ours"][key]
-        print(f"{name:<14} {a / 1e6:>10.1f} MB plain {b / 1e6:>10.1f} MB ours  {b / a:.2f}×")
-    for way in ways:
-        r = result[way]
-        print(f"{way:<14} {r['images_per_second']:>10.1f} images/s, {r['share_of_peak']:.0%} of the matmul peak")
-    result["plain_over_ours"] = ratio
-    print(f"ours is {ratio:.2f}× as fast as the plain way")
-    if args.out is not None:
-        write(args.out, result, start)
+        peak = statistics.median(peaks[torch.bfloat16 if "bf16" in way else torch.float32])
+        row |= {"cpu_seconds": median, "images_per_second": images / median}
+        row["share_of_peak"] = row["flops"] / median / peak
+        row["speed_over_plain"] = statistics.median(a / b for a, b in zip(seconds["plain"], seconds[way], strict=True))
+        for name in ("alpha", "weight"):
+            row[f"saved_{name}_over_plain"] = row[f"saved_{name}"] / rows["plain"][f"saved_{name}"]
+    return rows
 
 
-def matmul_peak(args: SupernetBenchmark) -> float:
+def matmul_peak(dtype: torch.dtype) -> float:
     """Return the floating-point operations a second of one large matrix product."""
-    a = torch.rand(1024, 1024, dtype=torch.bfloat16 if args.precision == "bf16-mixed" else torch.float32)
+    a = torch.rand(1024, 1024).to(dtype)
     seconds = []
     for _ in range(5):
         began = time.process_time()
         a @ a
         seconds.append(time.process_time() - began)
     return 2 * 1024**3 / min(seconds)
+
+
+def main(args: SupernetBenchmark) -> None:
+    """Measure, print and write."""
+    start = time.perf_counter()
+    torch.set_num_threads(args.threads)
+    cases: dict[str, Any] = {}
+    for case in args.cases:
+        cases[case] = measured(case, args.rounds)
+        print(f"{case:<24}{'images/s':>10}{'to plain':>10}{'of peak':>9}{'saved w':>9}{'saved α':>9}")
+        for way, row in cases[case].items():
+            numbers = f"{row['images_per_second']:>10.1f}{row['speed_over_plain']:>9.2f}×{row['share_of_peak']:>9.0%}"
+            saved = "".join(f"{row[f'saved_{name}_over_plain']:>8.3f}×" for name in ("weight", "alpha"))
+            print(f"  {way:<22}{numbers}{saved}", flush=True)
+    settings = {k: v for k, v in asdict(args).items() if k != "out"} | {"scales": SCALES}
+    write(args.out, {"seed": 0, "settings": settings, "cases": cases}, start)
 
 
 if __name__ == "__main__":
