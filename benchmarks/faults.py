@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -101,14 +102,17 @@ def difference(a: Any, b: Any, name: str = "run") -> str | None:
     return next(filter(None, (difference(x, y, part) for part, x, y in parts)), None)
 
 
-def killed(folder: Path, seconds: float, expected: dict[str, Any]) -> dict[str, Any]:
-    """Kill a search after so many seconds, resume it, and return what became of it."""
+def killed(folder: Path, seconds: float, expected: dict[str, Any]) -> dict[str, Any] | None:
+    """Kill a search after so many seconds, resume it, and return what became of it; nothing, if it had ended before."""
     run, log = folder / "run", folder / "log"
     process = start([*SEARCH.split(), "--out", str(run)], log)
     process.join(seconds)
     process.kill()
     process.join()
-    row = {"seconds": round(seconds, 3), "exit": process.exitcode, "rows": len(Run(run).history())}
+    if process.exitcode == 0:
+        return None
+    assert process.exitcode == -signal.SIGKILL, log.read_text()
+    row = {"seconds": round(seconds, 3), "rows": len(Run(run).history())}
     code = finish(SEARCH.split(), run, log)
     fault = difference(content(run), expected) if code == 0 else log.read_text().splitlines()[-1]
     return {**row, "survived": fault is None, "fault": fault}
@@ -125,10 +129,13 @@ def main(args: Faults) -> None:
                 sys.exit(f"the undisturbed search ended with {code}: {(Path(folder) / 'log').read_text()}")
             length = time.perf_counter() - start_
         expected = content(Path(folder) / "undisturbed")
-        for _ in tqdm(range(args.kills), desc="kills", disable=None):
+        bar = tqdm(total=args.kills, desc="kills", disable=None)
+        while len(rows) < args.kills:
             trial = Path(folder) / "trial"
             trial.mkdir()
-            rows.append(killed(trial, rng.uniform(0, length), expected))
+            if row := killed(trial, rng.uniform(0, length), expected):  # a kill that came too late is no kill
+                rows.append(row)
+                bar.update()
             shutil.rmtree(trial)
     survived = sum(row["survived"] for row in rows)
     print(f"{survived}/{args.kills} survived; undisturbed {length:.1f} s")
