@@ -205,8 +205,7 @@ def complexity(model: nn.Module, image_size: int, in_channels: int | None = None
     analysis = FlopCountAnalysis(model.eval(), image)
     analysis.clear_op_handles().set_op_handle(**_PRODUCTS, **{f"aten::{name}": None for name in _FREE})
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    with torch.no_grad():  # operations with a backward pass of their own are traced as what they compute
-        counts = analysis.by_module_and_operator()
+    counts = analysis.by_module_and_operator()
     model.train(training)
     if unknown := sorted(analysis.unsupported_ops()):
         raise ValueError(f"cannot count {', '.join(unknown)} in {type(model).__name__}: their cost is not known")

@@ -107,10 +107,11 @@ class Cell(nn.Module):
         states = [x_prev_prev, x_prev][2 - self.inputs :]
         last = self.wiring[-1][1]
         normalised: dict[int, Tensor] = {}
+        lean = torch.is_grad_enabled() and not torch.jit.is_tracing()  # a tracer sees what is computed, not how
         for index, (source, target) in enumerate(self.wiring):
             edge, few = self.edges[f"{source}-{target}"], first if target == last else None
             if weights is not None:
-                if torch.is_grad_enabled() and source not in normalised:  # once for all edges that leave a node
+                if lean and source not in normalised:  # once for all edges that leave a node
                     normalised[source] = normalise(states[source])
                 y = edge(states[source], weights[index], few, normalised.get(source))
             elif isinstance(edge, PreNorm):

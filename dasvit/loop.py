@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -24,8 +24,6 @@ from .runs import Run, RunFailedError, set_random_states
 
 LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
 SAVE_SECONDS = 600.0  # between two checkpoints: a long epoch is saved on the way too
-
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,9 @@ def make_fabric(hardware: Hardware) -> Fabric:
     return Fabric(accelerator=hardware.device, devices=hardware.devices, precision=precision)
 
 
-def place(module: M, fabric: Fabric) -> M:
-    """Return a module in the precision and on the device of ``fabric``; averaging gradients is left to the caller."""
-    return cast(M, fabric.to_device(fabric.strategy.precision.convert_module(module)))
+def place(module: nn.Module, fabric: Fabric) -> None:
+    """Bring a module to the precision and the device of ``fabric``; averaging gradients is left to the caller."""
+    fabric.to_device(fabric.strategy.precision.convert_module(module))
 
 
 def average(x: Tensor, fabric: Fabric) -> Tensor:

@@ -171,7 +171,7 @@ class SearchStage:
         self.supernet = make_supernet(settings, number, candidates, halves[0])
         if alpha is not None:
             self.supernet.alpha.data.copy_(alpha)
-        self.supernet = place(self.supernet, fabric)
+        place(self.supernet, fabric)
         decay = settings.weight_decay
         weights = AdamW(self.supernet.network_parameters, lr=settings.lr, weight_decay=decay, fused=True)
         self.schedule = cosine_schedule(weights, self.epochs * self.steps)
