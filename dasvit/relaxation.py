@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .encoder import Cell, PreNorm, Zero, build, make_operation
-from .lean import weighted
+from .lean import normalise, weighted
 from .space import Genotype, Operation, SearchSpace
 from .tokens import TokenSelection
 from .vit import VisionTransformer
@@ -67,10 +67,13 @@ class MixedEdge(nn.Module):
                 return each[index].to(x.dtype) * operation(x[:, :first])
             if x_hat is None or operation.module._forward_hooks:
                 return each[index].to(x.dtype) * operation(x, first)
-            inputs = operation.norm, operation.module, x_hat, each[index], first
-            if self.recompute and torch.is_grad_enabled():
-                return checkpoint(weighted, *inputs, use_reentrant=False, preserve_rng_state=False)
-            return weighted(*inputs)
+            if not self.recompute:
+                return weighted(operation.norm, operation.module, x_hat, each[index], first)
+            inputs = operation.norm, operation.module, x, each[index], first  # so that not even x_hat is kept
+            return checkpoint(from_tokens, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+        def from_tokens(norm: nn.LayerNorm, module: nn.Module, x: Tensor, *how: Any) -> Tensor:
+            return weighted(norm, module, normalise(x), *how)
 
         y, *rest = (term(index, self.operations[key]) for index, key in self.terms)
         return sum(rest, start=y)
