@@ -110,7 +110,8 @@ def steps_of(case: Case, settings: SearchSettings, fabric: Fabric) -> dict[str, 
     if case.way == "ours":
         stage = SearchStage(settings, 1, candidates, (images, images), fabric)
         return {"alpha": lambda: stage._alpha_step(batch, batch), "weight": lambda: stage._weight_step(batch)}
-    plain = place(PlainSupernet(make_supernet(settings, 1, candidates, images)), fabric)
+    plain = PlainSupernet(make_supernet(settings, 1, candidates, images))
+    place(plain, fabric)
 
     def term(p: Tensor) -> Tensor:
         return fairness_term(p, candidates, settings.fairness)

@@ -213,7 +213,7 @@ def test_recomputation_keeps_less_and_less():
     for recompute in ("none", "operations", "layers"):
         model = Supernet(SPACE, **SMALL, recompute=recompute)
         kept.append(saved_bytes(lambda model=model: model(images).sum().backward()))
-    assert kept[0] > 2 * kept[1] > 4 * kept[2] > 0
+    assert kept[0] > 4 * kept[1] > 4 * kept[2] > 0
 
 
 def test_attention_maps_of_the_supernet_are_those_of_the_network_in_it():
