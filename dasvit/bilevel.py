@@ -16,7 +16,10 @@ Loss = Callable[[], Tensor]
 """A loss that is bound to its network and batch; computed anew at each call."""
 
 Losses = Loss | Sequence[Loss]
-"""A loss, or the parts it is the sum of: with parts of a batch less memory is needed at a time."""
+"""A loss, or the parts it is the sum of: with parts of a batch less memory is needed at a time.
+
+:meta private:
+"""
 
 
 @contextmanager

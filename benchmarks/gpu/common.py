@@ -141,7 +141,7 @@ class Step(ABC):
                 self.work(budget)
                 complete = self.lacks() is None
             except Interrupted as stop:
-                if not budget.over:
+                if not (budget.over or stop.signum == signal.SIGALRM):  # a chapter runs out of time by itself
                     raise SystemExit(128 + stop.signum) from None
         told = {"step": self.title, "rehearsal": self.rehearse, "complete": complete}
         write(self.file, told | self.result(), start - before)
