@@ -130,16 +130,20 @@ class Signals:
         Raises:
             Interrupted: If it did.
         """
-        if self.received is not None:
-            raise Interrupted(self.received)
+        if (signum := self.agreed()) is not None:
+            raise Interrupted(signum)
 
-    def agree(self) -> None:
-        """Take a signal that came to one of several processes for one to all of them, so that all stop at one step."""
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-            signum = torch.tensor(self.received or 0, device=device)
-            torch.distributed.all_reduce(signum, torch.distributed.ReduceOp.MAX)
-            self.received = int(signum) or None
+    def agreed(self) -> int | None:
+        """Return the signal that came, if one did; with several processes all ask at once and get the same answer.
+
+        One that stopped alone would leave the others waiting for its part of the next step.
+        """
+        if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+            return self.received
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        signum = torch.tensor(self.received or 0, device=device)
+        torch.distributed.all_reduce(signum, torch.distributed.ReduceOp.MAX)
+        return int(signum) or None
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.received = signum
@@ -238,13 +242,14 @@ def run_epochs(
                 bar.update()
                 if at.due():
                     check(at.fault())
-                signals.agree()
+                signum = signals.agreed()
                 elapsed = time.perf_counter() - began
-                if signals.received is not None or elapsed > SAVE_SECONDS:
+                if signum is not None or elapsed > SAVE_SECONDS:
                     check(at.fault() or _not_finite(job, at))
                     at.seconds += elapsed
                     save()
-                    signals.stop()
+                    if signum is not None:
+                        raise Interrupted(signum)
                     began = time.perf_counter()
             means = {k: float(v) / at.step for k, v in at.totals.items()}
             at.seconds += time.perf_counter() - began

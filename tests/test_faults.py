@@ -274,7 +274,7 @@ def test_out_of_memory(command, fault, remedy, undisturbed, tmp_path):
     comes_to_the_same_end(COMMANDS[command], tmp_path / "run", undisturbed[command])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU raises torch.OutOfMemoryError")
 def test_out_of_memory_of_a_gpu():
     with pytest.raises(torch.OutOfMemoryError) as caught:
         torch.empty(1 << 50, device="cuda")
