@@ -32,7 +32,6 @@ from dasvit.loop import Hardware, make_fabric, place
 from dasvit.memory import LiveBytes, saved_bytes
 from dasvit.plan import Choice, survivors
 from dasvit.presets import SEARCH
-from dasvit.relaxation import Recompute
 from dasvit.search import SearchSettings, SearchStage, make_supernet
 
 CHANNELS, CLASSES = 3, 10
@@ -53,7 +52,7 @@ class Case:
     layers: int
     operations: int
     way: Literal["plain", "ours"] = "ours"
-    recompute: Recompute = "none"
+    recompute: bool = False
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     keep_ratio: float = 1.0
     batch: int = 64
@@ -63,10 +62,9 @@ class Case:
 WAYS: tuple[dict[str, Any], ...] = (
     {"way": "plain"},
     {},
-    {"recompute": "operations"},
-    {"recompute": "layers"},
-    {"recompute": "operations", "precision": "bf16-mixed"},
-    {"recompute": "operations", "keep_ratio": 0.5},
+    {"recompute": True},
+    {"recompute": True, "precision": "bf16-mixed"},
+    {"recompute": True, "keep_ratio": 0.5},
 )
 STAGES = tuple((layers, operations) for layers, operations, _ in SEARCH["paper"].stages)
 FULL = STAGES[-1][0]  # layers that plain DARTS searches with, all operations on every edge
@@ -81,8 +79,8 @@ def cases() -> list[Case]:
     found += [Case(*longest, **way, batch=batch) for way in WAYS for batch in BATCHES]
     found += [Case(FULL, 8, way="plain", batch=batch) for batch in BATCHES]
     found += [Case(FULL, operations, **way) for operations in (3, 5, 8) for way in WAYS[:3]]
-    found += [Case(*longest, recompute=r, keep_ratio=k) for r in ("none", "operations") for k in KEEP_RATIOS]
-    found += [Case(*stage, **way, choice="heaviest") for stage in STAGES[1:] for way in (WAYS[1], WAYS[2], WAYS[4])]
+    found += [Case(*longest, recompute=r, keep_ratio=k) for r in (False, True) for k in KEEP_RATIOS]
+    found += [Case(*stage, **way, choice="heaviest") for stage in STAGES[1:] for way in (WAYS[1], WAYS[2], WAYS[3])]
     return list(dict.fromkeys(found))
 
 

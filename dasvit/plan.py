@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from .images import ImageSet
 from .loop import Hardware, make_fabric
 from .memory import LiveBytes
-from .relaxation import Candidates, Recompute
+from .relaxation import Candidates
 from .search import SearchSettings, SearchStage
 from .space import Operation, SearchSpace
 
@@ -190,8 +190,8 @@ def advice(settings: SearchSettings, *, channels: int = 3, classes: int = 10) ->
         return f"{max(peaks) / 1e9:.3g} GB"
 
     changes = {}
-    if settings.recompute == "none":
-        changes["--recompute operations"] = replace(settings, recompute="operations")
+    if not settings.recompute:
+        changes["--recompute"] = replace(settings, recompute=True)
     if 2 * settings.accumulate <= settings.batch_size // settings.hardware.devices:
         parts = 2 * settings.accumulate
         changes[f"--accumulate {parts}"] = replace(settings, accumulate=parts)
@@ -206,20 +206,18 @@ def remedies(settings: SearchSettings) -> Iterator[tuple[str, SearchSettings]]:
     Recomputation and parts of a batch give the same steps for more time; then fewer tokens are kept, which changes what
     is searched on.
     """
-    levels: tuple[Recompute, ...] = ("none", "operations", "layers")
-    for level in levels[levels.index(settings.recompute) + 1 :]:
-        settings = replace(settings, recompute=level)
-        yield f"--recompute {level}", settings
-    recompute = f"--recompute {settings.recompute}"
+    if not settings.recompute:
+        settings = replace(settings, recompute=True)
+        yield "--recompute", settings
     share = settings.batch_size // settings.hardware.devices
     for parts in (2, 4, 8, 16, 32, 64):
         if settings.accumulate < parts <= share:
             settings = replace(settings, accumulate=parts)
-            yield f"{recompute} --accumulate {parts}", settings
+            yield f"--recompute --accumulate {parts}", settings
     for keep_ratio in (0.75, 0.5, 0.25):
         if keep_ratio < settings.keep_ratio:
             settings = replace(settings, keep_ratio=keep_ratio)
-            yield f"{recompute} --accumulate {settings.accumulate} --keep-ratio {keep_ratio}", settings
+            yield f"--recompute --accumulate {settings.accumulate} --keep-ratio {keep_ratio}", settings
 
 
 def step_seconds(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,9 +18,6 @@ from .vit import VisionTransformer
 
 Candidates = tuple[tuple[Operation, ...], ...]
 """The operations in play on each edge of the space, in the order of its edges."""
-
-Recompute = Literal["none", "operations", "layers"]
-"""What a supernet computes again in the backward pass."""
 
 
 class MixedEdge(nn.Module):
@@ -92,8 +89,8 @@ class Supernet(VisionTransformer):
         depth: Number of layers.
         dim: Width D of a token.
         keep_ratio: Share of patch tokens kept (chapter 4).
-        recompute: What is computed again in the backward pass instead of being kept: the inside of ``"operations"``, or
-            whole ``"layers"`` (and their operations when their turn comes). The same gradients, more time.
+        recompute: Whether what attention and MLPs have inside is computed again in the backward pass instead of being
+            kept. The same gradients, more time.
         **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init`` of
             :class:`~dasvit.vit.VisionTransformer`.
 
@@ -109,7 +106,7 @@ class Supernet(VisionTransformer):
         depth: int = 2,
         dim: int = 768,
         keep_ratio: float = 1.0,
-        recompute: Recompute = "none",
+        recompute: bool = False,
         **settings: Any,
     ) -> None:
         candidates = candidates or (space.operations,) * len(space.edges)
@@ -122,10 +119,9 @@ class Supernet(VisionTransformer):
             make_selection=lambda: TokenSelection(dim, keep_ratio) if keep_ratio != 1 else nn.Identity(),
             **settings,
         )
-        self.recompute = recompute == "layers"
         for module in self.modules():
             if isinstance(module, MixedEdge):
-                module.recompute = recompute != "none"
+                module.recompute = recompute
         self.space, self.candidates = space, candidates
         self.dim, self.settings = dim, {"depth": depth, **settings}
         self.alpha = nn.Parameter(1e-3 * torch.randn(len(candidates), len(candidates[0])))

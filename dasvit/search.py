@@ -20,7 +20,7 @@ from .data import Data, DataSettings
 from .fairness import FairnessSettings, fairness_term
 from .images import Batch, ImageSet
 from .loop import Hardware, average, cosine_schedule, make_fabric, place, run_epochs
-from .relaxation import Candidates, Recompute, Supernet, prune
+from .relaxation import Candidates, Supernet, prune
 from .runs import Run
 from .space import Genotype, Operation, SearchSpace
 from .updates import UpdateInBackward
@@ -50,7 +50,7 @@ class SearchSettings:
     """Depth, operations an edge and epochs of each stage."""
     keep_ratio: float = 0.5
     """Share of patch tokens kept in the search."""
-    recompute: Recompute = "none"
+    recompute: bool = False
     """operations or layers: compute them again in the backward pass, for less memory and the same result."""
     fairness: FairnessSettings = field(default_factory=FairnessSettings)
     """Operation fairness regularisation."""

@@ -270,7 +270,7 @@ def test_out_of_memory(command, fault, remedy, undisturbed, tmp_path):
     line = one_line(printed)
     assert line.startswith(f"out of memory: {remedy}")
     if command == "search":  # each setting with what it would need
-        assert re.search(r" GB; with --recompute operations 0\.0\d+ GB, --accumulate 2 0\.0\d+ GB, --keep-ratio", line)
+        assert re.search(r" GB; with --recompute 0\.0\d+ GB, --accumulate 2 0\.0\d+ GB, --keep-ratio", line)
     comes_to_the_same_end(COMMANDS[command], tmp_path / "run", undisturbed[command])
 
 

@@ -29,8 +29,8 @@ def recorded():
     [
         Case(2, 8, way="plain", batch=4),
         Case(2, 3, batch=4, choice="heaviest"),
-        Case(2, 3, batch=4, recompute="operations", keep_ratio=0.5),
-        Case(2, 3, batch=4, recompute="layers", precision="bf16-mixed"),
+        Case(2, 3, batch=4, recompute=True, keep_ratio=0.5),
+        Case(2, 3, batch=4, recompute=True, precision="bf16-mixed"),
     ],
     ids=str,
 )
@@ -55,13 +55,13 @@ def test_plain_darts_does_not_fit_where_every_stage_of_ours_does(recorded):
         return max(recorded[case]["alpha_peak_bytes"], recorded[case]["weight_peak_bytes"])
 
     assert peak(Case(6, 8, way="plain")) > 24e9
-    assert max(peak(Case(*stage, recompute="operations")) for stage in STAGES) < 4e9
-    assert max(peak(Case(*stage, recompute="operations", keep_ratio=0.5)) for stage in STAGES) < 2.5e9
+    assert max(peak(Case(*stage, recompute=True)) for stage in STAGES) < 4e9
+    assert max(peak(Case(*stage, recompute=True, keep_ratio=0.5)) for stage in STAGES) < 2.5e9
 
 
 @pytest.mark.parametrize(
     ("recompute", "step", "most"),
-    [("none", "weight", 0.4), ("none", "alpha", 0.2), ("layers", "weight", 0.02), ("layers", "alpha", 0.02)],
+    [(False, "weight", 0.4), (False, "alpha", 0.2), (True, "weight", 0.02), (True, "alpha", 0.02)],
 )
 def test_little_is_saved_for_backward(recompute, step, most, recorded):
     name = f"{step}_saved_bytes"

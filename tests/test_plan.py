@@ -42,8 +42,7 @@ def really(settings, number, candidates):
     ("number", "operations", "change"),
     [
         (0, 8, {}),
-        (1, 3, {"recompute": "operations"}),
-        (1, 3, {"recompute": "layers"}),
+        (1, 3, {"recompute": True}),
         (1, 3, {"keep_ratio": 0.5, "accumulate": 4}),
         (1, 3, {"hardware": Hardware("cpu", "bf16-mixed")}),
     ],
@@ -86,15 +85,15 @@ def test_survivors_are_candidates(space, choice):
 
 
 def test_remedies_turn_one_thing_more_at_a_time():
-    changes = list(remedies(replace(SMALL, batch_size=4, recompute="operations", keep_ratio=0.5)))
+    changes = list(remedies(replace(SMALL, batch_size=4, keep_ratio=0.5)))
     assert [flags for flags, _ in changes] == [
-        "--recompute layers",
-        "--recompute layers --accumulate 2",
-        "--recompute layers --accumulate 4",
-        "--recompute layers --accumulate 4 --keep-ratio 0.25",
+        "--recompute",
+        "--recompute --accumulate 2",
+        "--recompute --accumulate 4",
+        "--recompute --accumulate 4 --keep-ratio 0.25",
     ]
     last = changes[-1][1]
-    assert (last.recompute, last.accumulate, last.keep_ratio) == ("layers", 4, 0.25)
+    assert (last.recompute, last.accumulate, last.keep_ratio) == (True, 4, 0.25)
 
 
 def test_fit_takes_the_first_that_fits(monkeypatch):
@@ -120,8 +119,8 @@ def test_planned_seconds_are_those_of_a_step():
 
 def test_the_paper_fits_where_plain_darts_does_not():
     settings = replace(SEARCH["paper"], hardware=Hardware(precision="bf16-mixed"))
-    lean = plan_stage(replace(settings, recompute="operations", keep_ratio=1.0), 0, survivors(settings.space, 8))
-    half = plan_stage(replace(settings, recompute="operations", keep_ratio=0.5), 0, survivors(settings.space, 8))
+    lean = plan_stage(replace(settings, recompute=True, keep_ratio=1.0), 0, survivors(settings.space, 8))
+    half = plan_stage(replace(settings, recompute=True, keep_ratio=0.5), 0, survivors(settings.space, 8))
     assert half.peak_bytes < 2.5e9
     assert half.peak_bytes < lean.peak_bytes < 4e9
 

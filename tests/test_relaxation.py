@@ -192,7 +192,7 @@ def test_the_weights_gradient_of_a_frozen_norm_is_the_same():
     torch.testing.assert_close(*results, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("recompute", ["none", "operations", "layers"])
+@pytest.mark.parametrize("recompute", [False, True])
 def test_the_supernet_is_that_of_the_plain_way(recompute):
     ours = Supernet(SPACE, **SMALL, recompute=recompute).double()
     for parameter in ours.parameters():
@@ -208,12 +208,12 @@ def test_the_supernet_is_that_of_the_plain_way(recompute):
     torch.testing.assert_close(*results, atol=1e-10, rtol=1e-10)
 
 
-def test_recomputation_keeps_less_and_less():
+def test_recomputation_keeps_less():
     images, kept = torch.randn(3, 1, 8, 8), []
-    for recompute in ("none", "operations", "layers"):
+    for recompute in (False, True):
         model = Supernet(SPACE, **SMALL, recompute=recompute)
         kept.append(saved_bytes(lambda model=model: model(images).sum().backward()))
-    assert kept[0] > 4 * kept[1] > 4 * kept[2] > 0
+    assert kept[0] > 4 * kept[1] > 0
 
 
 def test_attention_maps_of_the_supernet_are_those_of_the_network_in_it():

@@ -103,7 +103,7 @@ def planned_rows(epochs: int) -> Iterator[dict[str, Any]]:
     paper = replace(SEARCH["paper"], hardware=Hardware(precision="bf16-mixed"))
     paper = replace(paper, stages=tuple((depth, operations, epochs) for depth, operations, _ in paper.stages))
     yield from search_rows("search", paper)
-    yield from search_rows("search --recompute operations", replace(paper, recompute="operations"))
+    yield from search_rows("search --recompute", replace(paper, recompute=True))
     yield from search_rows("darts", METHODS["darts"](paper))
     for network in ("vit_b16", "dasvit-cifar10"):
         yield retrain_row(network, epochs)

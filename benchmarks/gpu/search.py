@@ -21,7 +21,7 @@ from stages import settings_of
 from dasvit.data import load_data
 from dasvit.images import ImageSet
 from dasvit.plan import plan_stage
-from dasvit.relaxation import Candidates, Recompute
+from dasvit.relaxation import Candidates
 from dasvit.runs import Run, as_plain
 from dasvit.search import METHODS, SearchSettings, search
 from dasvit.space import Operation
@@ -39,8 +39,8 @@ class Search(Step):
     """cifar10 in the folder that DASVIT_DATA names, or folder:PATH."""
     epochs: int = 30
     """Epochs of a stage; plain DARTS has those of all stages."""
-    recompute: Recompute = "none"
-    """operations or layers: less memory, the same result."""
+    recompute: bool = False
+    """Compute the inside of operations again: less memory, the same result."""
     train_images: int | None = None
     """Training images to use; all by default."""
 

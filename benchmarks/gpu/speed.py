@@ -67,7 +67,7 @@ class Speed(Step):
         every = replace(settings, keep_ratio=1.0)
         single = replace(every, hardware=Hardware(settings.hardware.device, "32-true"))
         plain = {"plain": every, "plain, float32": single}
-        ours = {"ours, every token": every, "ours": settings, "ours, recomputed": replace(settings, recompute="layers")}
+        ours = {"ours, every token": every, "ours": settings, "ours, recomputed": replace(settings, recompute=True)}
         size, steps, weights = settings.batch_size, {}, {}
         for way, changed in plain.items():
             model = plain_model(changed, number)
