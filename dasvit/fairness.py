@@ -48,7 +48,8 @@ def kind_mask(
     candidates: Candidates, kind: str, device: torch.device | None = None
 ) -> Bool[Tensor, "edges operations"]:
     """Return where the candidates are of a kind (``skip``, ``msa``, …)."""
-    return torch.tensor([[op.kind == kind for op in operations] for operations in candidates], device=device)
+    mask = torch.tensor([[op.kind == kind for op in operations] for operations in candidates])
+    return mask.to(device, non_blocking=True)  # made on a GPU, it would wait for all that the GPU has to do
 
 
 def skip_term(p: Float[Tensor, "edges operations"], candidates: Candidates) -> Float[Tensor, ""]:

@@ -199,13 +199,13 @@ class ImageSet:
                 x = resize(x, image_size)
             else:
                 x = distort(x, image_size, augmentation, _generator(seed, epoch, 1 + number), part)
-            yield x, self.labels[index].to(device)
+            yield x, self.labels[index].to(device, non_blocking=True)
 
     def _gather(self, chunks: list[Tensor]) -> Iterator[Tensor]:
         if isinstance(self.images, FileImages):
             return self.images.decode(chunks)
         images = self.images
-        return (images[index.to(images.device)] for index in chunks)
+        return (images[index.to(images.device, non_blocking=True)] for index in chunks)
 
 
 def _generator(*key: int) -> torch.Generator:
@@ -248,5 +248,5 @@ def distort(
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * mirror, scale, room + shift
     theta = theta[which * len(x) : (which + 1) * len(x)]
-    grid = F.affine_grid(theta.to(x), [len(x), x.shape[1], size, size], align_corners=False)
+    grid = F.affine_grid(theta.to(x, non_blocking=True), [len(x), x.shape[1], size, size], align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)

@@ -24,6 +24,7 @@ from .runs import Run, RunFailedError, set_random_states
 
 LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
 SAVE_SECONDS = 600.0  # between two checkpoints: a long epoch is saved on the way too
+SAVE_RATE = 25e6  # bytes a second: so that large checkpoints after short epochs take some percent of the time at most
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Hardware:
     """auto: bf16-mixed on a GPU that has it, else 32-true."""
     devices: int = 1
     """Processes, each on a device of its own, that divide every batch; torchrun and SLURM may start them."""
+    compile: bool = False
+    """Compile the network first: minutes a stage, then faster steps. Worth it on a GPU, for a long search."""
 
     def __post_init__(self) -> None:
         if self.devices < 1:
@@ -217,6 +220,8 @@ def run_epochs(
         RunFailedError: If the run directory cannot be written.
     """
     at, rows = _Position(), []
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # the job before had a peak of its own
     if state is not None:
         at = _Position(**{k: state[k] for k in ("epoch", "step", "seconds", "totals")})
         job.load_state_dict(state["job"])
@@ -228,9 +233,13 @@ def run_epochs(
             kept = f"; {run.last()}" if run is not None else ""
             raise TrainingDivergedError(f"{job.title}: {fault}: {advice}{kept}")
 
+    again = 0.0
+
     def save() -> None:
+        nonlocal again
         if run is not None:
-            run.save({**at.state_dict(), "job": job.state_dict()})
+            size = run.save({**at.state_dict(), "job": job.state_dict()}).stat().st_size
+            again = time.perf_counter() + size / SAVE_RATE
 
     done = at.epoch * job.steps + at.step
     bar = tqdm(total=job.epochs * job.steps, initial=done, desc=job.title, disable=None if progress else True)
@@ -261,8 +270,11 @@ def run_epochs(
             if progress:
                 bar.write(_line(job, at.epoch, row), file=sys.stderr)
             at = _Position(at.epoch + 1)
-            save()
-            signals.stop()  # it came after the last step
+            signum = signals.agreed()  # it came after the last step
+            if signum is not None or at.epoch == job.epochs or time.perf_counter() > again:
+                save()
+            if signum is not None:
+                raise Interrupted(signum)
     return rows
 
 
@@ -285,7 +297,7 @@ def _line(job: Job, epoch: int, row: Mapping[str, Any]) -> str:
 
 
 def peak_bytes() -> int:
-    """Return the peak memory so far: allocated on the GPU if there is one, else resident in this process."""
+    """Return the peak memory: allocated on the GPU by this job if there is one, else resident in this process so far."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

@@ -120,6 +120,8 @@ class Retraining:
         self.epochs, self.steps = settings.epochs, len(data.train) // settings.batch_size
         seed_everything(settings.seed, verbose=False)
         self.network = make_network(settings, data.train) if network is None else network
+        if settings.hardware.compile:
+            self.network.compile(dynamic=False)
         optimizer = AdamW(self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, settings.warmup_epochs * self.steps)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)

@@ -200,8 +200,11 @@ class Run:
         """Replace the log by ``rows``."""
         self.write("metrics.jsonl", "\n".join(map(json.dumps, rows))) if rows else self.metrics.unlink(missing_ok=True)
 
-    def save(self, state: Mapping[str, Any]) -> None:
+    def save(self, state: Mapping[str, Any]) -> Path:
         """Write a checkpoint: ``state``, all random states, how much has been logged, and which run it is.
+
+        Returns:
+            The file.
 
         Raises:
             RunFailedError: If it cannot be written; the checkpoints before are still there.
@@ -213,9 +216,10 @@ class Run:
             self.checkpoints.mkdir(exist_ok=True)
             if rows:
                 sync(self.metrics)  # the log is never behind a checkpoint
-            save_state(stem, {**state, **position})
+            saved = save_state(stem, {**state, **position})
             for old in known[: -(KEEP - 1)]:
                 old.unlink()
+        return saved
 
     def load(self) -> dict[str, Any] | None:
         """Return the state of the last whole checkpoint, with the log cut back to it; ``None`` without any checkpoint.

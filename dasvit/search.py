@@ -172,6 +172,8 @@ class SearchStage:
         if alpha is not None:
             self.supernet.alpha.data.copy_(alpha)
         place(self.supernet, fabric)
+        if settings.hardware.compile:
+            self.supernet.compile(dynamic=False)  # a stage has one network and one shape
         decay = settings.weight_decay
         weights = AdamW(self.supernet.network_parameters, lr=settings.lr, weight_decay=decay, fused=True)
         self.schedule = cosine_schedule(weights, self.epochs * self.steps)

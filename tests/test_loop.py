@@ -53,6 +53,20 @@ def test_every_step_once_and_a_row_each_epoch():
     assert all(row["seconds"] >= 0 and row["bytes"] > 1e6 for row in rows)
 
 
+def test_large_checkpoints_are_not_saved_after_every_short_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr("dasvit.loop.SAVE_RATE", 1.0)  # bytes a second: any checkpoint is large
+    torch.manual_seed(7)
+    expected = untimed(run_epochs(Walk()))
+    torch.manual_seed(7)
+    with started(tmp_path) as run, pytest.raises(ZeroDivisionError):
+        run_epochs(Walk(lambda epoch, step: (epoch, step) == (2, 1) and 1 / 0), run)
+    with Run.open(tmp_path / "run", "walk", Hardware(), resume=True) as run:
+        assert run.peek()["epoch"] == 1
+        state, last = run.load(), Walk()
+        assert untimed(run.history() + run_epochs(last, run, state)) == expected
+        assert run.peek()["epoch"] == 3
+
+
 @pytest.mark.parametrize("at", [(0, 0), (0, 3), (1, 1), (2, 3)])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_resume_goes_on_exactly(tmp_path, at, signum):

@@ -240,6 +240,35 @@ def test_how_a_batch_is_divided_is_checked(change, words):
         replace(QUICK, **change)
 
 
+COMPILED = """
+import torch
+from dataclasses import replace
+from functools import partialmethod
+from torch import nn
+from dasvit import DataSettings, SearchSettings, SearchSpace, load_data, search
+from dasvit.loop import Hardware
+
+nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")
+SPACE = SearchSpace(heads=(2,), mlp_ratios=(1.0,))
+images = load_data(DataSettings(train_images=80, test_images=10), image_size=16).train
+for change in ({}, {"recompute": True, "keep_ratio": 0.5}):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    settings = SearchSettings(dim=24, space=SPACE, batch_size=20, stages=((1, 4, 1),), **change)
+    ways = (Hardware("cpu", "64-true", compile=compiled) for compiled in (False, True))
+    plain, compiled = (search(replace(settings, hardware=way), images).supernet.state_dict() for way in ways)
+    torch.testing.assert_close(plain, compiled, atol=1e-10, rtol=1e-8)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # a step of α, one of the weights
+    assert not torch._dynamo.utils.counters["graph_break"]
+"""
+
+
+def test_a_stage_is_compiled_once_and_takes_the_same_steps():
+    """In a process without run-time shape checks, which torch.compile cannot look into."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_finished_stage_is_let_go(images):
     stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
     train, val = (next(stage._batches(part, 0, 0)) for part in (0, 1))

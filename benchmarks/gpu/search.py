@@ -41,6 +41,8 @@ class Search(Step):
     """Epochs of a stage; plain DARTS has those of all stages."""
     recompute: bool = False
     """Compute the inside of operations again: less memory, the same result."""
+    compile: bool = False
+    """Compile each stage's supernet first."""
     train_images: int | None = None
     """Training images to use; all by default."""
 
@@ -55,8 +57,9 @@ class Search(Step):
         base = settings_of(self.rehearse)
         few = {"data": "digits", "train_images": 64} if self.rehearse else {"data": self.data}
         data = replace(base.data, **{"train_images": self.train_images} | few)
+        hardware = replace(self.hardware, compile=self.compile)
         stages = tuple((depth, operations, 1 if self.rehearse else self.epochs) for depth, operations, _ in base.stages)
-        settings = replace(base, data=data, stages=stages, recompute=self.recompute, hardware=self.hardware)
+        settings = replace(base, data=data, stages=stages, recompute=self.recompute, hardware=hardware)
         return METHODS[self.method](settings)
 
     @cached_property
@@ -87,10 +90,7 @@ class Search(Step):
         }
 
     def stage_row(self, rows: list[dict[str, Any]], best: dict[str, float]) -> dict[str, Any]:
-        """Return what a stage took. A step is one of α and one of the weights, so it computes two batches.
-
-        The peak is that of the process so far: a bound from above for all stages but the one that needs most.
-        """
+        """Return what a stage took. A step is one of α and one of the weights, so it computes two batches."""
         settings, number = self.settings, rows[0]["stage"]
         depth, operations, _ = settings.stages[number]
         candidates: Candidates = tuple(tuple(map(Operation.parse, edge)) for edge in rows[0]["alpha"].values())

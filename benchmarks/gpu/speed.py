@@ -63,11 +63,13 @@ class Speed(Step):
         return {"seed": 0, "rounds": self.rounds, "rows": Rows(self.folder / "speed.jsonl").rows}
 
     def search_rows(self, settings: SearchSettings, number: int) -> dict[str, Any]:
-        """Time one stage: the plain way in float32 and bf16, ours with all tokens, with the share kept, recomputed."""
+        """Time one stage: the plain way in float32 and bf16; ours with all tokens, with some, recomputed, compiled."""
         every = replace(settings, keep_ratio=1.0)
         single = replace(every, hardware=Hardware(settings.hardware.device, "32-true"))
         plain = {"plain": every, "plain, float32": single}
         ours = {"ours, every token": every, "ours": settings, "ours, recomputed": replace(settings, recompute=True)}
+        if not self.rehearse:  # where it would take minutes
+            ours["ours, compiled"] = replace(settings, hardware=replace(settings.hardware, compile=True))
         size, steps, weights = settings.batch_size, {}, {}
         for way, changed in plain.items():
             model = plain_model(changed, number)
