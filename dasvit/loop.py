@@ -297,7 +297,7 @@ def _line(job: Job, epoch: int, row: Mapping[str, Any]) -> str:
 
 
 def peak_bytes() -> int:
-    """Return the peak memory: allocated on the GPU by this job if there is one, else resident in this process so far."""
+    """Return the peak memory: allocated on the GPU by this job, or without one resident in this process so far."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
