@@ -27,14 +27,13 @@ from torch._subclasses import FakeTensorMode
 from tqdm import tqdm
 
 from dasvit.fairness import fairness_term
-from dasvit.images import ImageSet
 from dasvit.loop import Hardware, make_fabric, place
 from dasvit.memory import LiveBytes, saved_bytes
-from dasvit.plan import Choice, survivors
+from dasvit.plan import Choice, survivors, unseen
 from dasvit.presets import SEARCH
 from dasvit.search import SearchSettings, SearchStage, make_supernet
 
-CHANNELS, CLASSES = 3, 10
+CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -97,18 +96,11 @@ def steps_of(case: Case, settings: SearchSettings, fabric: Fabric) -> dict[str, 
         hardware=Hardware(precision=case.precision),
     )
     candidates = survivors(space, case.operations, case.choice)
-    nothing = torch.zeros(case.batch, CHANNELS, 1, 1, dtype=torch.uint8)  # images that are never looked at
-    labels = torch.zeros(case.batch, dtype=torch.long)
-    images = ImageSet(nothing, labels, tuple(map(str, range(CLASSES))), (0.5,) * CHANNELS, (0.5,) * CHANNELS)
-    size = settings.image_size
-    batch = (
-        torch.zeros(case.batch, CHANNELS, size, size, device=fabric.device),
-        torch.zeros(case.batch, dtype=torch.long, device=fabric.device),
-    )
+    halves, batch = unseen(settings, fabric.device, classes=CLASSES)
     if case.way == "ours":
-        stage = SearchStage(settings, 1, candidates, (images, images), fabric)
+        stage = SearchStage(settings, 1, candidates, halves, fabric)
         return {"alpha": lambda: stage._alpha_step(batch, batch), "weight": lambda: stage._weight_step(batch)}
-    plain = PlainSupernet(make_supernet(settings, 1, candidates, images))
+    plain = PlainSupernet(make_supernet(settings, 1, candidates, halves[0]))
     place(plain, fabric)
 
     def term(p: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from .images import ImageSet
+from .images import Batch, ImageSet
 from .loop import Hardware, make_fabric
 from .memory import LiveBytes
 from .relaxation import Candidates
@@ -101,11 +101,8 @@ def plan_stage(
     before = torch.get_rng_state()
     with FakeTensorMode():
         with LiveBytes() as alive:
-            stage = SearchStage(settings, number, candidates, (_images(settings, channels, classes),) * 2, fabric)
-            batch = (
-                torch.zeros(settings.batch_size, channels, settings.image_size, settings.image_size),
-                torch.zeros(settings.batch_size, dtype=torch.long),
-            )
+            halves, batch = unseen(settings, channels=channels, classes=classes)
+            stage = SearchStage(settings, number, candidates, halves, fabric)
             stage._weight_step(batch)  # the optimiser's state exists from the first step on
             held = alive.peak = alive.now
             with _Flops() as count:
@@ -132,12 +129,25 @@ class _Flops(TorchDispatchMode):
         return result
 
 
-def _images(settings: SearchSettings, channels: int, classes: int) -> ImageSet:
-    """Return images that are never looked at."""
-    images = torch.zeros(settings.batch_size, channels, 1, 1, dtype=torch.uint8)
-    names = tuple(map(str, range(classes)))
-    labels = torch.zeros(settings.batch_size, dtype=torch.long)
-    return ImageSet(images, labels, names, (0.5,) * channels, (0.5,) * channels)
+def unseen(
+    settings: SearchSettings, device: torch.device | str = "cpu", *, channels: int = 3, classes: int = 10
+) -> tuple[tuple[ImageSet, ImageSet], Batch]:
+    """Return what a stage is made of and what its steps are given, where only sizes count.
+
+    Args:
+        settings: Of the search.
+        device: Where the batch is.
+        channels: Of an image.
+        classes: Number of classes.
+
+    Returns:
+        Two halves of images that nobody looks at, and a random batch.
+    """
+    count, side = settings.batch_size, settings.image_size
+    labels, names = torch.zeros(count, dtype=torch.long), tuple(map(str, range(classes)))
+    tiny = torch.zeros(count, channels, 1, 1, dtype=torch.uint8)
+    images = ImageSet(tiny, labels, names, (0.5,) * channels, (0.5,) * channels)
+    return (images, images), (torch.randn(count, channels, side, side, device=device), labels.to(device))
 
 
 def plan(
@@ -250,10 +260,8 @@ def _timed(settings: SearchSettings, planned: StagePlan, batch_size: int, channe
     settings = replace(settings, batch_size=batch_size, accumulate=accumulate, hardware=hardware)
     fabric = make_fabric(hardware)
     candidates = survivors(settings.space, planned.operations)
-    halves = (_images(settings, channels, classes),) * 2
+    halves, batch = unseen(settings, fabric.device, channels=channels, classes=classes)
     stage = SearchStage(settings, planned.stage, candidates, halves, fabric)
-    images = torch.randn(batch_size, channels, settings.image_size, settings.image_size, device=fabric.device)
-    batch = images, torch.zeros(batch_size, dtype=torch.long, device=fabric.device)
 
     def both() -> Any:
         return stage._alpha_step(batch, batch), stage._weight_step(batch)

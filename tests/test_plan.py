@@ -6,10 +6,9 @@ import torch
 
 import dasvit.plan as plan_module
 from dasvit.cli import main
-from dasvit.images import ImageSet
 from dasvit.loop import Hardware, make_fabric
 from dasvit.memory import LiveBytes
-from dasvit.plan import fit, plan, plan_stage, remedies, step_seconds, survivors
+from dasvit.plan import fit, plan, plan_stage, remedies, step_seconds, survivors, unseen
 from dasvit.presets import SEARCH
 from dasvit.search import SearchSettings, SearchStage
 from dasvit.space import SearchSpace
@@ -23,11 +22,8 @@ SMALL = SearchSettings(
 def really(settings, number, candidates):
     """The bytes that a stage holds and its peaks, of real tensors."""
     with LiveBytes() as alive:
-        images = ImageSet(
-            torch.zeros(8, 3, 1, 1, dtype=torch.uint8), torch.zeros(8).long(), tuple("01"), (0.5,) * 3, (0.5,) * 3
-        )
-        stage = SearchStage(settings, number, candidates, (images, images), make_fabric(settings.hardware))
-        batch = torch.zeros(8, 3, 16, 16), torch.zeros(8, dtype=torch.long)
+        halves, batch = unseen(settings, classes=2)
+        stage = SearchStage(settings, number, candidates, halves, make_fabric(settings.hardware))
         stage._alpha_step(batch, batch)
         stage._weight_step(batch)
         found = [alive.now]
