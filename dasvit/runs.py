@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from .checkpoint import load_state, save_state, settle, sync
+from .checkpoint import expect, load_state, refusing, save_state, settle, sync
 
 KEEP = 2  # checkpoints: the last, and the one before in case the last is damaged
 LOCK = ".lock"
@@ -217,29 +217,35 @@ class Run:
             for old in known[: -(KEEP - 1)]:
                 old.unlink()
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, check: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any] | None:
         """Return the state of the last whole checkpoint, with the log cut back to it; ``None`` without any checkpoint.
 
         Newer ones that cannot be used are told on stderr and put aside under the suffix ``.refused``.
+
+        Args:
+            check: Raises an error for a state that is none of this run.
 
         Raises:
             ValueError: If there are checkpoints and none can be used.
         """
         rows = self.history()
-        state, refused = self._last(len(rows))
+        state, refused = self._last(check, len(rows))
         for path, reason in refused.items():
             print(f"dasvit: {reason}; going on from the one before", file=sys.stderr)
             path.replace(path.with_name(path.name + ".refused"))
         self.rewrite(rows[: state["rows"] if state else 0])
         return state
 
-    def peek(self) -> dict[str, Any]:
+    def peek(self, check: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """Return the state of the last whole checkpoint and change nothing.
+
+        Args:
+            check: As for :meth:`load`.
 
         Raises:
             ValueError: If there is none.
         """
-        state, _ = self._last()
+        state, _ = self._last(check)
         if state is None:
             raise ValueError(f"{self.path} has no checkpoint yet: let the run finish an epoch")
         return state
@@ -249,16 +255,23 @@ class Run:
         known = self._checkpoints()
         return f"the last checkpoint, {known[-1].name[:6]}, is from before" if known else "no checkpoint was saved yet"
 
-    def _last(self, rows: float = math.inf) -> tuple[dict[str, Any] | None, dict[Path, ValueError]]:
+    def _last(
+        self, check: Callable[[dict[str, Any]], None] | None, rows: float = math.inf
+    ) -> tuple[dict[str, Any] | None, dict[Path, ValueError]]:
         """Return the newest state that can be used with so many logged rows, and why newer ones cannot."""
         refused: dict[Path, ValueError] = {}
         for path in reversed(self._checkpoints()):
             try:
                 state = load_state(path)
-                if state["run"] != self._started():
-                    raise ValueError(f"checkpoint {path} cannot be used: it is of another run")
-                if state["rows"] > rows:
-                    raise ValueError(f"checkpoint {path} cannot be used: {self.metrics} lacks rows logged before it")
+                with refusing(path):
+                    if state["run"] != self._started():
+                        raise ValueError("it is of another run")
+                    if state["rows"] > rows:
+                        raise ValueError(f"{self.metrics} lacks rows logged before it")
+                    expect(state["rows"], range(2**63), "rows")
+                    try_random_states(state["random"])
+                    if check is not None:
+                        check(state)
                 return state, refused
             except ValueError as error:
                 refused[path] = error
@@ -286,8 +299,22 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
+
+
+def try_random_states(states: Mapping[str, Any]) -> None:
+    """Set states on generators of their own, so that :func:`set_random_states` cannot fail.
+
+    Raises:
+        Exception: Of whatever kind a generator raises for a state that is none of its own.
+    """
+    random.Random().setstate(states["python"])
+    expect(states["numpy"][2], range(625), "random.numpy")  # NumPy would read beyond its 624 numbers
+    np.random.RandomState().set_state(states["numpy"])
+    torch.Generator().set_state(states["torch"])
+    for state in states["cuda"] if torch.cuda.is_available() else ():
+        torch.Generator("cuda").set_state(state)
 
 
 def as_plain(settings: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,10 +16,22 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from .bilevel import first_order_gradient, frozen, second_order_gradient
+from .checkpoint import expect
 from .data import Data, DataSettings
 from .fairness import FairnessSettings, fairness_term
 from .images import Batch, ImageSet
-from .loop import Hardware, average, cosine_schedule, make_fabric, place, run_epochs
+from .loop import (
+    Hardware,
+    average,
+    check_state,
+    cosine_schedule,
+    load_moments,
+    load_schedule,
+    make_fabric,
+    moments,
+    place,
+    run_epochs,
+)
 from .relaxation import Candidates, Recompute, Supernet, prune
 from .runs import Run
 from .space import Genotype, Operation, SearchSpace
@@ -293,9 +305,9 @@ class SearchStage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what :meth:`state_dict` returned."""
         self.supernet.load_state_dict(state["supernet"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        load_moments(self.weight_optimizer, state["weight_optimizer"])
+        load_moments(self.alpha_optimizer, state["alpha_optimizer"])
+        load_schedule(self.schedule, state["schedule"])
 
 
 def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, images: ImageSet) -> Supernet:
@@ -315,6 +327,40 @@ def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, 
     )
     supernet.class_token_last = True
     return supernet
+
+
+def parse_candidates(names: Sequence[Sequence[str]]) -> Candidates:
+    """Return the operations on each edge that a checkpoint names.
+
+    Raises:
+        ValueError: If there is no such operation.
+    """
+    return tuple(tuple(map(Operation.parse, ops)) for ops in names)
+
+
+def check_checkpoint(settings: SearchSettings, half: ImageSet, state: Mapping[str, Any]) -> None:
+    """Check that a checkpoint is one of the search that the settings and half of the images describe.
+
+    Raises:
+        ValueError: If it is not, or else an error for what its parts lack.
+    """
+    job = state["job"]
+    expect(job["stage"], range(len(settings.stages)), "job.stage")
+    (_, kept, epochs), earlier = settings.stages[job["stage"]], settings.stages[: job["stage"]]
+    for ops in (candidates := parse_candidates(job["candidates"])):
+        expect(len(ops), range(kept, kept + 1), "job.candidates")
+    with torch.device("meta"):
+        supernet = make_supernet(settings, job["stage"], candidates, half)
+    pattern = {
+        "stage": int,
+        "candidates": list,
+        "supernet": supernet.state_dict(),
+        "weight_optimizer": moments(supernet.network_parameters, job["weight_optimizer"]),
+        "alpha_optimizer": moments([supernet.alpha], job["alpha_optimizer"]),
+        "schedule": dict,
+    }
+    steps = len(half) // settings.batch_size
+    check_state(state, pattern, epochs=epochs, steps=steps, rows=sum(epochs for *_, epochs in earlier))
 
 
 def search(
@@ -355,11 +401,11 @@ def search(
         opened = Run.open(run_dir, "search", settings, resume=resume)
     with opened or nullcontext() as run:
         fabric.launch()  # what cannot be run has failed before there are other processes
-        state = fabric.broadcast(run.load() if run is not None and resume else None)
+        check = partial(check_checkpoint, settings, halves[0])
+        state = fabric.broadcast(run.load(check) if run is not None and resume else None)
         number, alpha = 0, None
         if state is not None:
-            number = state["job"]["stage"]
-            candidates = tuple(tuple(map(Operation.parse, ops)) for ops in state["job"]["candidates"])
+            number, candidates = state["job"]["stage"], parse_candidates(state["job"]["candidates"])
         history = run.history() if run is not None else []
         while True:
             stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha)
