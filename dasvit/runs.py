@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import math
+import os
 import platform
 import random
 import subprocess
@@ -87,11 +88,11 @@ class Run:
         if resume:
             stored = run.settings(command)
             known = as_plain(from_plain(type(settings), stored))  # what was added since has its default
-            if differing := _differences(_merged(known, stored), plain):
+            if differing := _differences(known, plain):
                 raise ValueError(f"{path} was started with other settings: {differing}; resume without them")
             run._take()
             return run
-        if run.path.exists() and (not run.path.is_dir() or {p.name for p in run.path.iterdir()} - UNSTARTED):
+        if os.path.exists(path) and (not run.path.is_dir() or {p.name for p in run.path.iterdir()} - UNSTARTED):
             raise ValueError(f"{path} exists already: add --resume to continue it, or choose another directory")
         run._take({"command": command, "settings": plain, "provenance": provenance()})
         return run
@@ -329,10 +330,13 @@ def from_plain(cls: type, data: Any) -> Any:
         ValueError: If the data does not fit; the message names the field.
     """
     try:
-        return TypeAdapter(cls).validate_python(data)
+        settings: Any = TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"settings: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if (unknown := next(_unknown(data, as_plain(settings)), None)) is not None:
+        raise ValueError(f"settings: unknown field {unknown!r:.80}: remove it, or use the version that wrote it")
+    return settings
 
 
 def _differences(stored: Any, given: Any, prefix: str = "") -> str:
@@ -342,11 +346,11 @@ def _differences(stored: Any, given: Any, prefix: str = "") -> str:
     return "" if stored == given else f"{prefix} {given!r} (was {stored!r})"
 
 
-def _merged(known: Any, stored: Any) -> Any:
-    """Return ``known`` with everything of ``stored`` that it lacks."""
-    if isinstance(known, dict) and isinstance(stored, dict):
-        return stored | {k: _merged(v, stored.get(k)) for k, v in known.items()}
-    return known
+def _unknown(data: Any, known: Any) -> Iterator[str]:
+    """Yield the names of the fields that only ``data`` has."""
+    if isinstance(data, dict) and isinstance(known, dict):
+        for name, value in data.items():
+            yield from (f"{name}.{inner}" for inner in _unknown(value, known[name])) if name in known else [name]
 
 
 def provenance() -> dict[str, Any]:
