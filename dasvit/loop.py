@@ -114,7 +114,7 @@ class TrainingDivergedError(RunFailedError):
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on whatever device."""
-    told = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    told = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "overflowed")
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
 
 

@@ -36,7 +36,7 @@ from .loop import (
 from .runs import Run, from_plain
 from .search import check_training
 from .space import Genotype
-from .vit import Init, VisionTransformer
+from .vit import Init, VisionTransformer, check_sizes
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class RetrainSettings:
 
     def __post_init__(self) -> None:
         check_training(self.batch_size, self.lr, self.weight_decay, self.seed)
+        check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim, depth=self.depth)
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")
         if self.epochs < 1 or not 0 <= self.warmup_epochs < self.epochs:

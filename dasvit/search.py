@@ -36,7 +36,7 @@ from .relaxation import Candidates, Recompute, Supernet, prune
 from .runs import Run
 from .space import Genotype, Operation, SearchSpace
 from .updates import UpdateInBackward
-from .vit import Init
+from .vit import Init, check_sizes
 
 Stage = tuple[int, int, int]
 """Depth in layers, operations kept on each edge, epochs."""
@@ -90,8 +90,10 @@ class SearchSettings:
     def __post_init__(self) -> None:
         check_training(self.batch_size, self.lr, self.weight_decay, self.seed)
         check_training(self.batch_size, self.alpha_lr, self.alpha_weight_decay, self.seed)
+        check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim)
         if not self.stages or min(min(stage) for stage in self.stages) < 1:
             raise ValueError(f"stages {self.stages}: each is depth, operations, epochs, all at least one")
+        check_sizes(depth=max(depth for depth, *_ in self.stages))
         kept = [operations for _, operations, _ in self.stages]
         if kept[0] != len(self.space.operations) or kept != sorted(kept, reverse=True) or kept[-1] < 2:
             raise ValueError(
@@ -114,12 +116,20 @@ def check_training(batch_size: int, lr: float, weight_decay: float, seed: int) -
     Raises:
         ValueError: If one is out of range.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} is below one")
+    check_sizes(batch_size=batch_size)
     if not 0 < lr < float("inf"):
         raise ValueError(f"learning rate {lr} is not above zero")
     if not 0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay {weight_decay} is negative or infinite: use 0 or more")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Check a seed.
+
+    Raises:
+        ValueError: If a generator could not take it.
+    """
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed {seed} is outside 0 to 2³¹ - 1")
 
