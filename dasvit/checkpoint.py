@@ -1,7 +1,8 @@
 """A tree of state as one file: tensors in safetensors, everything else as JSON in its header, nothing pickled.
 
 A file's name ends in the SHA-256 of its content. So content and digest appear together, in one rename, and a file that
-is torn, damaged or something else altogether is told from a whole one before it is opened.
+is torn, damaged or something else altogether is told from a whole one before it is opened. Who forges a file can name
+it rightly too: what is in it is held against a pattern before it is believed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +55,7 @@ def load_state(path: Path) -> Any:
     Raises:
         ValueError: If the file is missing, damaged, of another version or no such file.
     """
-    try:
+    with refusing(path):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != path.stem.rpartition("-")[2]:
             raise ValueError("its content has not the SHA-256 in its name")
@@ -63,10 +66,50 @@ def load_state(path: Path) -> Any:
         if (version := metadata.get("version")) != VERSION:
             raise ValueError(f"it is of version {version}, this dasvit reads version {VERSION}")
         return _decode(json.loads(metadata["state"]), tensors)
-    # not every file with the right digest was written here
-    except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Tell in one line that a file cannot be used, whatever it was that its content made reading stumble over.
+
+    Raises:
+        ValueError: If reading fails.
+    """
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ValueError(f"checkpoint {path} cannot be used: {reason}") from None
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:  # also RecursionError
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"checkpoint {path} cannot be used: it holds something else ({reason:.200})") from None
+
+
+def expect(found: Any, pattern: Any, name: str) -> None:
+    """Check that a part of a state is of the kind that is expected there.
+
+    Args:
+        found: The part.
+        pattern: A mapping stands for one with the same keys, a tensor for one of the same shape with float32 or float64
+            numbers, a range for an integer in it, a type for what is of this type.
+        name: What the part goes by in the message.
+
+    Raises:
+        ValueError: If it is of another kind.
+    """
+    if isinstance(pattern, Mapping):
+        fits = isinstance(found, dict) and found.keys() == pattern.keys()
+    elif isinstance(pattern, torch.Tensor):
+        fits = isinstance(found, torch.Tensor) and found.shape == pattern.shape
+        fits = fits and found.dtype in (torch.float32, torch.float64)
+    elif isinstance(pattern, range):
+        fits = type(found) is int and found in pattern
+    else:
+        fits = isinstance(found, pattern)
+    if not fits:
+        raise ValueError(f"it is no checkpoint of this run: {name} is not what the run would have saved there")
+    for key in pattern if isinstance(pattern, Mapping) else ():
+        expect(found[key], pattern[key], f"{name}.{key}")
 
 
 def settle(part: Path, path: Path) -> Path:

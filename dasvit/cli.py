@@ -9,6 +9,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         _dispatch(arguments)
     except ValueError as error:
         _fail(str(error), _BAD_INPUT)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}", _BAD_INPUT)
     except KeyboardInterrupt as interrupt:
         signum = getattr(interrupt, "signum", 2)
         saved = f"{interrupt}; its state is saved, go on with --resume" if hasattr(interrupt, "signum") else "stopped"
@@ -357,6 +362,7 @@ def _table1(arguments: list[str]) -> None:
 
 def _score(arguments: list[str]) -> None:
     from .encoder import build, resolve
+    from .search import check_seed
     from .training_free import INDICATORS, SPACES, Probe, Shape, score
     from .training_free.space import find
 
@@ -389,6 +395,7 @@ def _score(arguments: list[str]) -> None:
     for name in given.indicator:
         if name not in INDICATORS:
             raise ValueError(f"unknown indicator {name!r}; known: {', '.join(INDICATORS)}")
+    check_seed(given.seed)
     shape = Shape(given.image_size, given.patch_size, given.in_channels, given.num_classes, given.seed)
     if (place := find(given.network)) is not None:
         space, number = place
@@ -433,8 +440,8 @@ def _tf_search(arguments: list[str]) -> None:
         """Continue the run in --out; its settings need not be repeated."""
 
     given = _parse(TfSearch, "tf-search", arguments)
-    if given.jobs == 0:
-        raise ValueError("jobs 0: take 1 or more processes, or -1 for all processors")
+    if given.jobs == 0 or abs(given.jobs) > 1000:
+        raise ValueError(f"jobs {given.jobs}: take 1 to 1000 processes, or -1 for all processors")
     result = tf_search(given.settings, given.out, jobs=given.jobs, resume=given.resume, progress=True)
     save_figure(plot_scores(result.rows, given.settings.indicators[0]), given.out / "scores.svg")
     indicator = given.settings.indicators[0]
@@ -448,6 +455,7 @@ def _plan(arguments: list[str]) -> None:
     from .plan import fit, plan, step_seconds
     from .presets import SEARCH
     from .search import SearchSettings
+    from .vit import check_sizes
 
     start = _starting_settings(SearchSettings, "search", SEARCH, arguments)
 
@@ -478,6 +486,7 @@ def _plan(arguments: list[str]) -> None:
     limit = None if given.gpu_mem is None else _bytes(given.gpu_mem)
     settings = given.settings if given.batch is None else dataclasses.replace(given.settings, batch_size=given.batch)
     channels, classes = given.in_channels, given.num_classes
+    check_sizes(in_channels=channels, num_classes=classes)
     most = [p.peak_bytes for p in plan(settings, choice="heaviest", channels=channels, classes=classes)]
     rows = []
     for stage, most_bytes in zip(plan(settings, channels=channels, classes=classes), most, strict=True):

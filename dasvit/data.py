@@ -71,11 +71,14 @@ def load_data(settings: DataSettings, *, image_size: int, seed: int = 0) -> Data
         "cifar10": lambda: _cifar("CIFAR10"),
         "cifar100": lambda: _cifar("CIFAR100"),
         "imagenet100": lambda: _imagenet100(settings.classes),
-        "folder": lambda: _folder(Path(path).expanduser(), seed),
+        "folder": lambda: _folder(Path(os.path.expanduser(path)), seed),
     }
     if name not in loaders or bool(colon) != (name == "folder"):
         raise ValueError(f"unknown data {settings.data!r}; known: {NAMES}")
-    sources = loaders[name]()
+    try:
+        sources = loaders[name]()
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename}: {error.strerror}: name another folder or file") from None
     counts = {"train_images": settings.train_images, "test_images": settings.test_images}
     train, test = (_take(source, n, key, seed) for source, (key, n) in zip(sources, counts.items(), strict=True))
     images, test_images = (_read(source.images, image_size) for source in (train, test))
@@ -148,7 +151,7 @@ def _root(what: str) -> Path:
     root = os.environ.get("DASVIT_DATA")
     if not root:
         raise ValueError(f"{what} is looked for in the folder that DASVIT_DATA names: set it, e.g. DASVIT_DATA=~/data")
-    return Path(root).expanduser()
+    return Path(os.path.expanduser(root))  # Path's own raises for a user that there is not
 
 
 def _cifar(name: str) -> tuple[_Source, _Source]:

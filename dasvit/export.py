@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -58,9 +59,9 @@ def export(run_dir: str | Path, out: str | Path, form: Format) -> None:
         RunFailedError: If the disk is full.
     """
     out = Path(out)
-    if out.exists():
+    if os.path.lexists(out):
         raise ValueError(f"{out} exists already: choose another --out")
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):  # Path.is_dir raises where a name is too long
         raise ValueError(f"cannot write {out}: folder {out.parent} does not exist")
     model, images = trained_model(run_dir)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+MAX_ASPECT = 100  # of an image: by the short side it is resized, and a line would become enormous
 
 Batch = tuple[Float[Tensor, "b c h w"], Int[Tensor, " b"]]
 """Normalised images and their labels."""
@@ -109,7 +112,11 @@ def short_side(path: Path) -> int:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for ever
+            raise ValueError("it is no regular file")
         with Image.open(path) as file:
+            if max(file.size) > MAX_ASPECT * min(file.size):
+                raise ValueError(f"one side of {file.size} pixels is more than {MAX_ASPECT} times the other")
             yield file
     except Exception as error:  # PIL's decoders raise whatever a broken file makes them stumble over
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

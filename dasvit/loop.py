@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from .checkpoint import expect
 from .runs import Run, RunFailedError, set_random_states
 
 LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
@@ -116,7 +117,7 @@ class TrainingDivergedError(RunFailedError):
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on whatever device."""
-    told = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    told = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "overflowed")
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
 
 
@@ -278,6 +279,31 @@ def run_epochs(
     return rows
 
 
+def check_state(state: Mapping[str, Any], job: Mapping[str, Any], *, epochs: int, steps: int, rows: int = 0) -> None:
+    """Check that a checkpoint is one that :func:`run_epochs` may have saved for a job.
+
+    Args:
+        state: The checkpoint.
+        job: The pattern of what the job saves, see :func:`~dasvit.checkpoint.expect`; its schedule counts the steps.
+        epochs: Of the job.
+        steps: Of an epoch.
+        rows: Logged before the job began.
+
+    Raises:
+        ValueError: If it is not, or else an error for what its parts lack.
+    """
+    totals = dict.fromkeys(state["totals"], torch.zeros(()))
+    at = {"epoch": range(epochs + 1), "step": range(steps + 1), "seconds": float, "totals": totals}
+    expect({k: state[k] for k in at}, at, "position")
+    for name in totals:
+        expect(name, str, "position.totals")
+    rows, done = rows + state["epoch"], state["epoch"] * steps + state["step"]
+    expect(state["rows"], range(rows, rows + 1), "rows")
+    expect(state["job"], job, "job")
+    step = f"job.schedule.last_epoch (an epoch has {steps} steps)"
+    expect(state["job"]["schedule"]["last_epoch"], range(done, done + 1), step)
+
+
 def _not_finite(job: Job, at: _Position) -> str | None:
     """Return which part of a job's state is not finite: a loss can be when the step that follows it was too long."""
 
@@ -313,3 +339,24 @@ def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0) -> Lambda
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
     return LambdaLR(optimizer, factor)
+
+
+def load_schedule(schedule: LambdaLR, state: Mapping[str, Any]) -> None:
+    """Bring a schedule and its optimiser to the step of a ``state_dict``; the rates follow from the settings alone."""
+    step = state["last_epoch"]
+    rates = [base * factor(step) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule.load_state_dict(schedule.state_dict() | {"last_epoch": step, "_step_count": step + 1, "_last_lr": rates})
+
+
+def load_moments(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Set what an optimiser has gathered; everything else in a ``state_dict`` follows from the settings."""
+    optimizer.load_state_dict({"state": state["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def moments(parameters: Iterable[Tensor], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the pattern of AdamW's ``state_dict``: it has gathered something for what has had a gradient."""
+    found = state["state"]
+    kept = ({"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in parameters)
+    return {"state": {i: pattern for i, pattern in enumerate(kept) if i in found}, "param_groups": object}

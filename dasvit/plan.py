@@ -251,7 +251,9 @@ def step_seconds(
         return _timed(settings, planned, whole, channels, classes)
     small, large = max(1, batch // 2), max(2, batch)
     a, b = (_timed(settings, planned, size, channels, classes) for size in (small, large))
-    return a + (b - a) / (large - small) * (whole - small)
+    return a + max(0.0, b - a) / (large - small) * (
+        whole - small
+    )  # a machine with other work may be slow at the small one
 
 
 def _timed(settings: SearchSettings, planned: StagePlan, batch_size: int, channels: int, classes: int) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib as mpl
@@ -103,7 +105,7 @@ def _arrow(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a file; the suffix chooses the format.
+    """Write a figure to a file, whole or not at all; the suffix chooses the format.
 
     Raises:
         ValueError: If the format is not known or the file cannot be written.
@@ -112,12 +114,15 @@ def save_figure(figure: Figure, path: Path) -> None:
     known = figure.canvas.get_supported_filetypes()
     if (suffix := path.suffix.removeprefix(".")) not in known:
         raise ValueError(f"cannot draw {path}: use one of the suffixes {', '.join(sorted(known))}")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):  # Path.is_dir raises where a name is too long
         raise ValueError(f"cannot draw {path}: folder {path.parent} does not exist")
     metadata = {"Date": None} if suffix == "svg" else {}
     with mpl.rc_context({"svg.hashsalt": "dasvit"}):
         try:
-            figure.savefig(path, bbox_inches="tight", metadata=metadata)
+            with TemporaryDirectory(dir=path.parent) as folder:
+                part = Path(folder) / path.name
+                figure.savefig(part, bbox_inches="tight", metadata=metadata)
+                part.replace(path)
         except OSError as error:
             raise unwritable(path, error) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,25 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from .checkpoint import expect
 from .data import Data, DataSettings, load_data
 from .encoder import build, resolve
 from .images import ImageSet
-from .loop import Hardware, average, cosine_schedule, make_fabric, run_epochs
+from .loop import (
+    Hardware,
+    average,
+    check_state,
+    cosine_schedule,
+    load_moments,
+    load_schedule,
+    make_fabric,
+    moments,
+    run_epochs,
+)
 from .runs import Run, from_plain
 from .search import check_training
 from .space import Genotype
-from .vit import Init, VisionTransformer
+from .vit import Init, VisionTransformer, check_sizes
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class RetrainSettings:
 
     def __post_init__(self) -> None:
         check_training(self.batch_size, self.lr, self.weight_decay, self.seed)
+        check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim, depth=self.depth)
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")
         if self.epochs < 1 or not 0 <= self.warmup_epochs < self.epochs:
@@ -168,8 +181,8 @@ class Retraining:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what :meth:`state_dict` returned."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        load_moments(self.optimizer, state["optimizer"])
+        load_schedule(self.schedule, state["schedule"])
 
 
 def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransformer:
@@ -250,7 +263,8 @@ def retrain(
         fabric.launch()  # what cannot be run has failed before there are other processes
         if run is not None and isinstance(architecture := resolve(settings.genotype), Genotype):
             run.keep("genotype.json", architecture.to_json())
-        state = fabric.broadcast(run.load() if run is not None and resume else None)
+        check = partial(check_checkpoint, settings, data)
+        state = fabric.broadcast(run.load(check) if run is not None and resume else None)
         history = run.history() if run is not None else []
         job = Retraining(settings, data, fabric)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)
@@ -272,6 +286,19 @@ def check_data(settings: RetrainSettings, data: Data) -> None:
         make_network(settings, data.train)
 
 
+def check_checkpoint(settings: RetrainSettings, data: Data, state: Mapping[str, Any]) -> None:
+    """Check that a checkpoint is one of the retraining that settings and data describe.
+
+    Raises:
+        ValueError: If it is not, or else an error for what its parts lack.
+    """
+    with torch.device("meta"):
+        network = make_network(settings, data.train)
+    optimizer = moments(network.parameters(), state["job"]["optimizer"])
+    job = {"network": network.state_dict(), "optimizer": optimizer, "schedule": dict}
+    check_state(state, job, epochs=settings.epochs, steps=len(data.train) // settings.batch_size)
+
+
 def load_trained(run_dir: str | Path) -> tuple[VisionTransformer, RetrainSettings, Data]:
     """Return the network of a finished or interrupted retraining, its settings, and its data.
 
@@ -280,8 +307,8 @@ def load_trained(run_dir: str | Path) -> tuple[VisionTransformer, RetrainSetting
     """
     run = Run(Path(run_dir))
     settings: RetrainSettings = from_plain(RetrainSettings, run.settings("retrain"))
-    state = run.peek()
     data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
     network = make_network(settings, data.train)
+    state = run.peek(lambda state: expect(state["job"]["network"], network.state_dict(), "job.network"))
     network.load_state_dict(state["job"]["network"])
     return network, settings, data

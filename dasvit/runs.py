@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import math
+import os
 import platform
 import random
 import subprocess
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from .checkpoint import load_state, save_state, settle, sync
+from .checkpoint import expect, load_state, refusing, save_state, settle, sync
 
 KEEP = 2  # checkpoints: the last, and the one before in case the last is damaged
 LOCK = ".lock"
@@ -87,11 +88,11 @@ class Run:
         if resume:
             stored = run.settings(command)
             known = as_plain(from_plain(type(settings), stored))  # what was added since has its default
-            if differing := _differences(_merged(known, stored), plain):
+            if differing := _differences(known, plain):
                 raise ValueError(f"{path} was started with other settings: {differing}; resume without them")
             run._take()
             return run
-        if run.path.exists() and (not run.path.is_dir() or {p.name for p in run.path.iterdir()} - UNSTARTED):
+        if os.path.exists(path) and (not run.path.is_dir() or {p.name for p in run.path.iterdir()} - UNSTARTED):
             raise ValueError(f"{path} exists already: add --resume to continue it, or choose another directory")
         run._take({"command": command, "settings": plain, "provenance": provenance()})
         return run
@@ -221,29 +222,35 @@ class Run:
                 old.unlink()
         return saved
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, check: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any] | None:
         """Return the state of the last whole checkpoint, with the log cut back to it; ``None`` without any checkpoint.
 
         Newer ones that cannot be used are told on stderr and put aside under the suffix ``.refused``.
+
+        Args:
+            check: Raises an error for a state that is none of this run.
 
         Raises:
             ValueError: If there are checkpoints and none can be used.
         """
         rows = self.history()
-        state, refused = self._last(len(rows))
+        state, refused = self._last(check, len(rows))
         for path, reason in refused.items():
             print(f"dasvit: {reason}; going on from the one before", file=sys.stderr)
             path.replace(path.with_name(path.name + ".refused"))
         self.rewrite(rows[: state["rows"] if state else 0])
         return state
 
-    def peek(self) -> dict[str, Any]:
+    def peek(self, check: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """Return the state of the last whole checkpoint and change nothing.
+
+        Args:
+            check: As for :meth:`load`.
 
         Raises:
             ValueError: If there is none.
         """
-        state, _ = self._last()
+        state, _ = self._last(check)
         if state is None:
             raise ValueError(f"{self.path} has no checkpoint yet: let the run finish an epoch")
         return state
@@ -253,16 +260,23 @@ class Run:
         known = self._checkpoints()
         return f"the last checkpoint, {known[-1].name[:6]}, is from before" if known else "no checkpoint was saved yet"
 
-    def _last(self, rows: float = math.inf) -> tuple[dict[str, Any] | None, dict[Path, ValueError]]:
+    def _last(
+        self, check: Callable[[dict[str, Any]], None] | None, rows: float = math.inf
+    ) -> tuple[dict[str, Any] | None, dict[Path, ValueError]]:
         """Return the newest state that can be used with so many logged rows, and why newer ones cannot."""
         refused: dict[Path, ValueError] = {}
         for path in reversed(self._checkpoints()):
             try:
                 state = load_state(path)
-                if state["run"] != self._started():
-                    raise ValueError(f"checkpoint {path} cannot be used: it is of another run")
-                if state["rows"] > rows:
-                    raise ValueError(f"checkpoint {path} cannot be used: {self.metrics} lacks rows logged before it")
+                with refusing(path):
+                    if state["run"] != self._started():
+                        raise ValueError("it is of another run")
+                    if state["rows"] > rows:
+                        raise ValueError(f"{self.metrics} lacks rows logged before it")
+                    expect(state["rows"], range(2**63), "rows")
+                    try_random_states(state["random"])
+                    if check is not None:
+                        check(state)
                 return state, refused
             except ValueError as error:
                 refused[path] = error
@@ -290,8 +304,22 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
+
+
+def try_random_states(states: Mapping[str, Any]) -> None:
+    """Set states on generators of their own, so that :func:`set_random_states` cannot fail.
+
+    Raises:
+        Exception: Of whatever kind a generator raises for a state that is none of its own.
+    """
+    random.Random().setstate(states["python"])
+    expect(states["numpy"][2], range(625), "random.numpy")  # NumPy would read beyond its 624 numbers
+    np.random.RandomState().set_state(states["numpy"])
+    torch.Generator().set_state(states["torch"])
+    for state in states["cuda"] if torch.cuda.is_available() else ():
+        torch.Generator("cuda").set_state(state)
 
 
 def as_plain(settings: Any) -> dict[str, Any]:
@@ -306,10 +334,13 @@ def from_plain(cls: type, data: Any) -> Any:
         ValueError: If the data does not fit; the message names the field.
     """
     try:
-        return TypeAdapter(cls).validate_python(data)
+        settings: Any = TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"settings: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if (unknown := next(_unknown(data, as_plain(settings)), None)) is not None:
+        raise ValueError(f"settings: unknown field {unknown!r:.80}: remove it, or use the version that wrote it")
+    return settings
 
 
 def _differences(stored: Any, given: Any, prefix: str = "") -> str:
@@ -319,11 +350,11 @@ def _differences(stored: Any, given: Any, prefix: str = "") -> str:
     return "" if stored == given else f"{prefix} {given!r} (was {stored!r})"
 
 
-def _merged(known: Any, stored: Any) -> Any:
-    """Return ``known`` with everything of ``stored`` that it lacks."""
-    if isinstance(known, dict) and isinstance(stored, dict):
-        return stored | {k: _merged(v, stored.get(k)) for k, v in known.items()}
-    return known
+def _unknown(data: Any, known: Any) -> Iterator[str]:
+    """Yield the names of the fields that only ``data`` has."""
+    if isinstance(data, dict) and isinstance(known, dict):
+        for name, value in data.items():
+            yield from (f"{name}.{inner}" for inner in _unknown(value, known[name])) if name in known else [name]
 
 
 def provenance() -> dict[str, Any]:

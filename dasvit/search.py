@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,15 +16,27 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from .bilevel import first_order_gradient, frozen, second_order_gradient
+from .checkpoint import expect
 from .data import Data, DataSettings
 from .fairness import FairnessSettings, fairness_term
 from .images import Batch, ImageSet
-from .loop import Hardware, average, cosine_schedule, make_fabric, place, run_epochs
+from .loop import (
+    Hardware,
+    average,
+    check_state,
+    cosine_schedule,
+    load_moments,
+    load_schedule,
+    make_fabric,
+    moments,
+    place,
+    run_epochs,
+)
 from .relaxation import Candidates, Supernet, prune
 from .runs import Run
 from .space import Genotype, Operation, SearchSpace
 from .updates import UpdateInBackward
-from .vit import Init
+from .vit import Init, check_sizes
 
 Stage = tuple[int, int, int]
 """Depth in layers, operations kept on each edge, epochs."""
@@ -78,8 +90,10 @@ class SearchSettings:
     def __post_init__(self) -> None:
         check_training(self.batch_size, self.lr, self.weight_decay, self.seed)
         check_training(self.batch_size, self.alpha_lr, self.alpha_weight_decay, self.seed)
+        check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim)
         if not self.stages or min(min(stage) for stage in self.stages) < 1:
             raise ValueError(f"stages {self.stages}: each is depth, operations, epochs, all at least one")
+        check_sizes(depth=max(depth for depth, *_ in self.stages))
         kept = [operations for _, operations, _ in self.stages]
         if kept[0] != len(self.space.operations) or kept != sorted(kept, reverse=True) or kept[-1] < 2:
             raise ValueError(
@@ -102,12 +116,20 @@ def check_training(batch_size: int, lr: float, weight_decay: float, seed: int) -
     Raises:
         ValueError: If one is out of range.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} is below one")
+    check_sizes(batch_size=batch_size)
     if not 0 < lr < float("inf"):
         raise ValueError(f"learning rate {lr} is not above zero")
     if not 0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay {weight_decay} is negative or infinite: use 0 or more")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Check a seed.
+
+    Raises:
+        ValueError: If a generator could not take it.
+    """
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed {seed} is outside 0 to 2³¹ - 1")
 
@@ -295,9 +317,9 @@ class SearchStage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what :meth:`state_dict` returned."""
         self.supernet.load_state_dict(state["supernet"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        load_moments(self.weight_optimizer, state["weight_optimizer"])
+        load_moments(self.alpha_optimizer, state["alpha_optimizer"])
+        load_schedule(self.schedule, state["schedule"])
 
 
 def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, images: ImageSet) -> Supernet:
@@ -317,6 +339,40 @@ def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, 
     )
     supernet.class_token_last = True
     return supernet
+
+
+def parse_candidates(names: Sequence[Sequence[str]]) -> Candidates:
+    """Return the operations on each edge that a checkpoint names.
+
+    Raises:
+        ValueError: If there is no such operation.
+    """
+    return tuple(tuple(map(Operation.parse, ops)) for ops in names)
+
+
+def check_checkpoint(settings: SearchSettings, half: ImageSet, state: Mapping[str, Any]) -> None:
+    """Check that a checkpoint is one of the search that the settings and half of the images describe.
+
+    Raises:
+        ValueError: If it is not, or else an error for what its parts lack.
+    """
+    job = state["job"]
+    expect(job["stage"], range(len(settings.stages)), "job.stage")
+    (_, kept, epochs), earlier = settings.stages[job["stage"]], settings.stages[: job["stage"]]
+    for ops in (candidates := parse_candidates(job["candidates"])):
+        expect(len(ops), range(kept, kept + 1), "job.candidates")
+    with torch.device("meta"):
+        supernet = make_supernet(settings, job["stage"], candidates, half)
+    pattern = {
+        "stage": int,
+        "candidates": list,
+        "supernet": supernet.state_dict(),
+        "weight_optimizer": moments(supernet.network_parameters, job["weight_optimizer"]),
+        "alpha_optimizer": moments([supernet.alpha], job["alpha_optimizer"]),
+        "schedule": dict,
+    }
+    steps = len(half) // settings.batch_size
+    check_state(state, pattern, epochs=epochs, steps=steps, rows=sum(epochs for *_, epochs in earlier))
 
 
 def search(
@@ -357,11 +413,11 @@ def search(
         opened = Run.open(run_dir, "search", settings, resume=resume)
     with opened or nullcontext() as run:
         fabric.launch()  # what cannot be run has failed before there are other processes
-        state = fabric.broadcast(run.load() if run is not None and resume else None)
+        check = partial(check_checkpoint, settings, halves[0])
+        state = fabric.broadcast(run.load(check) if run is not None and resume else None)
         number, alpha = 0, None
         if state is not None:
-            number = state["job"]["stage"]
-            candidates = tuple(tuple(map(Operation.parse, ops)) for ops in state["job"]["candidates"])
+            number, candidates = state["job"]["stage"], parse_candidates(state["job"]["candidates"])
         history = run.history() if run is not None else []
         while True:
             stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha)

@@ -25,6 +25,21 @@ Pool = Literal["token", "mean"]
 """What is classified: the class token, or the mean of the patch tokens."""
 
 
+MAX_DEPTH, MAX_SIZE = 1000, 100_000
+
+
+def check_sizes(**sizes: int) -> None:
+    """Check sizes of a network by their names.
+
+    Raises:
+        ValueError: If one is below one or above all reason.
+    """
+    for name, value in sizes.items():
+        most = MAX_DEPTH if name == "depth" else MAX_SIZE
+        if not 1 <= value <= most:
+            raise ValueError(f"{name} {value} is " + ("below one" if value < 1 else f"too large: at most {most}"))
+
+
 class EncoderLayer(nn.Module):
     """The pre-norm encoder layer of ViT: attention, then MLP, each with a residual of its own.
 
@@ -81,7 +96,7 @@ class VisionTransformer(nn.Module):
             time, the same gradients).
 
     Raises:
-        ValueError: If ``patch_size`` does not divide ``image_size``, or a size is below one.
+        ValueError: If ``patch_size`` does not divide ``image_size``, or a size is below one or above all reason.
     """
 
     def __init__(
@@ -99,10 +114,8 @@ class VisionTransformer(nn.Module):
         pool: Pool = "token",
     ) -> None:
         super().__init__()
-        sizes = {"depth": depth, "image_size": image_size, "patch_size": patch_size, "dim": dim}
-        for name, value in (sizes | {"in_channels": in_channels, "num_classes": num_classes}).items():
-            if value < 1:
-                raise ValueError(f"{name} {value} is below one")
+        check_sizes(depth=depth, image_size=image_size, patch_size=patch_size, dim=dim)
+        check_sizes(in_channels=in_channels, num_classes=num_classes)
         if image_size % patch_size:
             raise ValueError(f"patch_size {patch_size} does not divide image_size {image_size}")
         self.image_size, self.in_channels, self.num_classes = image_size, in_channels, num_classes

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -223,6 +224,8 @@ def genotype(folder, operation):
 SEARCH = ["search", *QUICK_SEARCH, "--out", "OUT"]
 RETRAIN = ["retrain", *QUICK_RETRAIN, "--out", "OUT"]
 
+HUGE, LONG = str(10**19), "x" * 300
+
 BAD_INPUT = [
     ([], "no command; known: search, retrain"),
     (["find"], "unknown command 'find'"),
@@ -237,6 +240,10 @@ BAD_INPUT = [
     ([*SEARCH, "--dim", "25"], "dim 25 is not divisible by 4 heads"),
     ([*SEARCH, "--dim", "x"], "--dim"),
     ([*SEARCH, "--dim", "0"], "dim 0 is below one"),
+    ([*SEARCH, "--dim", HUGE], f"dim {HUGE} is too large: at most 100000"),
+    ([*SEARCH, "--image-size", HUGE], f"image_size {HUGE} is too large"),
+    ([*SEARCH, "--batch-size", HUGE], f"batch_size {HUGE} is too large"),
+    ([*SEARCH, "--stages", "1", "8", "1", HUGE, "3", "1"], f"depth {HUGE} is too large: at most 1000"),
     ([*SEARCH, "--patch-size", "3"], "patch_size 3 does not divide image_size 8"),
     ([*SEARCH, "--keep-ratio", "0"], "keep_ratio 0 is outside (0, 1]"),
     ([*SEARCH, "--keep-ratio", "1.5"], "keep_ratio 1.5 is outside (0, 1]"),
@@ -259,6 +266,11 @@ BAD_INPUT = [
     ([*RETRAIN, "--genotype", "UNKNOWN_OP"], "unknown operation 'conv:3'"),
     ([*RETRAIN, "--genotype", "FIVE_HEADS"], "dim 24 is not divisible by 5 heads"),
     ([*RETRAIN, "--epochs", "0"], "epochs 0"),
+    ([*RETRAIN, "--depth", HUGE], f"depth {HUGE} is too large: at most 1000"),
+    (["retrain", "--out", f"TMP/{LONG}"], "File name too long"),
+    (["retrain", "--out", f"TMP/{LONG}", "--resume"], "is no run directory"),
+    (["retrain", "--out", "OUT", "--data", "folder:~nobody-is-called-this"], "does not exist"),
+    (["retrain", "--out", "OUT", "--data", "imagenet100", "--classes", LONG], "DASVIT_DATA"),
     ([*RETRAIN, "--mixup", "0.8", "--batch-size", "33"], "batch_size 33 is odd"),
     (["retrain", "--data", "folder:BROKEN", "--out", "OUT"], "cannot read image BROKEN/b/7.png"),
     ([*RETRAIN, "--image-size", "9"], "patch_size 2 does not divide image_size 9"),
@@ -270,6 +282,14 @@ BAD_INPUT = [
     (["draw", "dasvit-cifar10", "-o", "OUT.xyz"], "use one of the suffixes"),
     (["draw", "dasvit-cifar10", "-o", "TMP/none/F.svg"], "folder TMP/none does not exist"),
     (["draw", "vit_b16", "-o", "OUT.svg"], "nothing to draw"),
+    (["draw", "dasvit-cifar10", "-o", f"TMP/{LONG}.svg"], "File name too long"),
+    (["draw", "dasvit-cifar10", "-o", f"TMP/{LONG}/a.svg"], "does not exist"),
+    (["complexity", "vit_b16", "--num-classes", HUGE], f"num_classes {HUGE} is too large"),
+    (["plan", "--in-channels", HUGE], f"in_channels {HUGE} is too large"),
+    (["score", "vit_b16", "--seed", HUGE], f"seed {HUGE} is outside"),
+    (["tf-search", "--image-size", HUGE, "--out", "OUT"], f"image_size {HUGE} is too large"),
+    (["tf-search", "--seed", HUGE, "--out", "OUT"], f"seed {HUGE} is outside"),
+    (["tf-search", "--jobs", HUGE, "--out", "OUT"], f"jobs {HUGE}: take 1 to 1000"),
     (["draw", "UNKNOWN_OP", "-o", "OUT.svg"], "unknown operation 'conv:3'"),
     (["complexity", "vit_b16", "--patch-size", "15"], "patch_size 15 does not divide image_size 224"),
     (["complexity", "lenet"], "'lenet' is no readable file"),
@@ -292,6 +312,8 @@ BAD_INPUT = [
     (["export", "RETRAINED", "--format", "tflite", "--out", "OUT"], "--format"),
     (["export", "RETRAINED", "--format", "onnx", "--out", "SEARCHED"], "exists already: choose another --out"),
     (["export", "RETRAINED", "--format", "timm", "--out", "TMP/none/net"], "cannot write TMP/none/net"),
+    *((["export", "RETRAINED", "--format", f, "--out", f"TMP/{LONG}"], "too long") for f in ("timm", "safetensors")),
+    (["export", "RETRAINED", "--format", "timm", "--out", f"TMP/{LONG}/net"], f"cannot write TMP/{LONG}/net"),
 ]
 
 
@@ -320,6 +342,14 @@ def test_bad_input_is_one_clear_line(args, words, run, tmp_path, searched, retra
     assert "Traceback" not in err
     assert not list(tmp_path.glob("out*"))
     assert {p: p.stat().st_mtime_ns for p in searched.rglob("*")} == before
+
+
+def test_a_file_that_cannot_be_used_is_named(retrained, run, tmp_path):
+    shutil.copytree(retrained, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    code, out, err = run("retrain", "--out", tmp_path / "run", "--resume")
+    assert (code, out, err) == (2, "", f"dasvit: cannot use {tmp_path}/run/metrics.jsonl: Is a directory\n")
 
 
 def test_resume_with_other_settings_names_them(searched, run):

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 
 import numpy as np
@@ -183,6 +184,15 @@ def truncated_file(root):
     file.write_bytes(file.read_bytes()[:-2000])
 
 
+def no_file(make):
+    def inner(root):
+        fill(root, "ab", 8)
+        (root / "a" / "3.png").unlink()
+        make(root / "a" / "3.png")
+
+    return inner
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -195,6 +205,12 @@ def truncated_file(root):
         (lambda root: [fill(root, "a", 8), (root / "b").mkdir()], "has no image of class 'b'"),
         (broken_file, r"cannot read image .*a/3\.png"),
         (truncated_file, r"cannot read image .*b/5\.png"),
+        (no_file(os.mkfifo), r"cannot read image .*a/3\.png: it is no regular file"),
+        (no_file(lambda path: path.symlink_to("/dev/zero")), r"a/3\.png: it is no regular file"),
+        (no_file(lambda path: path.symlink_to(path)), r"a/3\.png: Too many levels of symbolic links"),
+        (no_file(lambda path: path.symlink_to("none")), r"a/3\.png: No such file"),
+        (no_file(Image.new("L", (1, 101)).save), r"a/3\.png: one side of \(1, 101\) pixels is more than 100 times"),
+        (no_file(Image.new("L", (60_000, 1)).save), r"a/3\.png: one side of"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_named(tmp_path, make, words):
@@ -203,3 +219,16 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path, make, words):
     with pytest.raises(ValueError, match=words) as caught:
         load(f"folder:{root}", image_size=64)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_named_like_an_image_is_a_folder_and_a_narrow_image_will_do(tmp_path):
+    no_file(lambda path: path.mkdir())(tmp_path)
+    Image.new("L", (1, 100)).save(tmp_path / "a" / "3.png" / "narrow.png")
+    data = load(f"folder:{tmp_path}", image_size=64)
+    assert len(data.train) + len(data.test) == 16
+
+
+def test_a_class_list_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DASVIT_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"cannot read .*: File name too long"):
+        load("imagenet100", classes=tmp_path / ("x" * 300))

@@ -66,6 +66,30 @@ def test_a_full_disk(command, name, fault, undisturbed, tmp_path):
     comes_to_the_same_end(COMMANDS[command], run, undisturbed[command])
 
 
+@pytest.fixture(scope="module")
+def retrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("retrained")
+    assert finish(COMMANDS["retrain"], folder / "run", folder / "log") == 0, (folder / "log").read_text()
+    return folder / "run"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "timm", "onnx"])
+def test_an_export_to_a_full_disk(form, retrained, tmp_path):
+    arguments = ["export", str(retrained), "--format", form]
+    code, printed = disturbed(arguments, tmp_path / "net", Fault("dasvit.export:trained_model", after=True), fill_disk)
+    assert code == 1, printed
+    assert re.fullmatch(rf"dasvit: cannot write {tmp_path}/net: .*File too large.*\n", printed), printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_on_a_full_disk_leaves_the_one_before(tmp_path):
+    run = tmp_path / "run"
+    assert disturbed(COMMANDS["tf-search"], run, Fault("dasvit.plot:save_figure"), nothing)[0] == 0
+    before = (run / "scores.svg").read_bytes()
+    assert disturbed(COMMANDS["tf-search"], run, Fault("dasvit.plot:save_figure"), fill_disk)[0] == 1
+    assert (run / "scores.svg").read_bytes() == before
+
+
 def test_a_full_disk_as_a_run_is_resumed(undisturbed, tmp_path):
     run = tmp_path / "run"
     assert disturbed(SEARCH, run, Fault(STEP, 5), KILL)[0] == -signal.SIGKILL

@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -105,12 +106,24 @@ def test_fit_takes_the_first_that_fits(monkeypatch):
     assert fit(SMALL, min(peaks.values()) - 1) is None
 
 
-def test_planned_seconds_are_those_of_a_step():
-    """Only that a straight line through small batches is of the right size; how near it comes is a benchmark."""
+@pytest.mark.parametrize("work", [1.0, 0.5, 0.3])
+def test_seconds_of_small_batches_are_extended_in_a_straight_line(work, monkeypatch):
+    planned, timed = plan_stage(SMALL, 1, survivors(SMALL.space, 3)), []
+
+    def seconds(settings, *_how):
+        timed.append(settings.batch_size)
+        return 0.5 + 0.25 * settings.batch_size
+
+    monkeypatch.setattr(plan_module, "_timed", seconds)
+    assert step_seconds(SMALL, planned, work=work * planned.flops) == pytest.approx(0.5 + 0.25 * SMALL.batch_size)
+    assert max(timed) <= max(2, work * SMALL.batch_size)
+
+
+def test_a_step_is_really_timed():
     planned = plan_stage(SMALL, 1, survivors(SMALL.space, 3))
-    whole = step_seconds(SMALL, planned)
-    part = step_seconds(SMALL, planned, work=planned.flops / 2)
-    assert 0.2 < part / whole < 5
+    began = time.perf_counter()
+    seconds = step_seconds(SMALL, planned)
+    assert 0 < seconds < time.perf_counter() - began
 
 
 def test_the_paper_fits_where_plain_darts_does_not():

@@ -142,8 +142,8 @@ def test_a_network_that_fails_is_told_not_dropped(tmp_path, monkeypatch):
         ({"samples": 0}, "samples 0 is outside 1"),
         ({"max_params": 0.0}, "min_params 0 and max_params 0 leave no network"),
         ({"patch_size": 3}, "patch_size 3 does not divide image_size 8"),
-        ({"num_classes": 0}, "must be at least one"),
-        ({"seed": -1}, "seed -1 is below zero"),
+        ({"num_classes": 0}, "num_classes 0 is below one"),
+        ({"seed": -1}, "seed -1 is outside"),
     ],
 )
 def test_bad_settings(wrong, words):

@@ -1,13 +1,22 @@
 """Files from elsewhere: a genotype, settings, a data folder. They are read or refused in one line, nothing else."""
 
 import copy
+import hashlib
 import json
 import math
+import random
+import shutil
+from functools import partial
 from operator import mul
+from pathlib import Path
+from types import MappingProxyType
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from test_data import fill
 from test_space import any_genotype
 
@@ -154,6 +163,144 @@ def test_what_steers_a_terminal_is_not_printed(capsys):
     message = capsys.readouterr().err
     assert r"folder \x1b[2J\ud800xxx" in message
     assert len(message) < 1100
+
+
+FIXTURES = Path(__file__).parent / "fixtures" / "checkpoint-1"
+
+BENDS = [
+    lambda x: x.flatten()[:-1],
+    lambda x: x[None],
+    lambda x: x.mT if x.ndim > 1 else x.repeat(2),
+    lambda x: x.new_zeros((0,)),
+    torch.zeros_like,
+    lambda x: x.double() * math.nan,
+    lambda x: -1e30 * (1 + x.double()),
+    *(partial(torch.Tensor.to, dtype=d) for d in (torch.float64, torch.float16, torch.complex64, torch.bool)),
+    *(partial(torch.Tensor.to, dtype=d) for d in (torch.uint8, torch.int64, torch.float8_e4m3fn)),
+]
+
+ODD = [None, True, -1, 0, 7, 10**400, 0.5, math.nan, math.inf, "", "0", "skip", "\ud800", [], [[]], {}, {"dict": []}]
+ODD += [{"dict": [[{"tuple": []}, 1]]}, {"tensor": "0"}, {"tensor": "999"}, {"array": "0"}, {"tuple": [1]}, {"list": 3}]
+
+
+def bent(tree, rng):
+    """Replace or remove a random part of a tree, near the root as likely as far from it."""
+    holder = key = None
+    node = tree
+    while isinstance(node, dict | list) and node and (holder is None or rng.random() < 0.85):
+        holder, key = node, rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        node = node[key]
+    holder[key] = copy.deepcopy(rng.choice([*ODD, [node, node], {"list": [node]}]))
+    if rng.random() < 0.2:
+        del holder[key]
+    return tree
+
+
+def forge(run, change, tensors=MappingProxyType({})):
+    """Change the checkpoint of a run, and give it the digest that it then has; return the old file and the new one."""
+    (path,) = (run / "checkpoints").glob("*.safetensors")
+    with safe_open(path, framework="pt") as file:
+        tree = json.loads(file.metadata()["state"])
+    parts = load_file(path)
+    for key in tensors.keys() & parts.keys():
+        parts[key] = tensors[key](parts[key]).contiguous()
+    content = save(parts, metadata={"version": "1", "state": json.dumps(change(tree))})
+    new = path.with_name(f"{int(path.name[:6]) + 1:06d}-{hashlib.sha256(content).hexdigest()}.safetensors")
+    new.write_bytes(content)
+    return path, new
+
+
+def resumed(command, folder, change, tensors=MappingProxyType({})):
+    """Resume a stopped run with a forged checkpoint: the exit code, and whether that line was on stderr."""
+    run = folder / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(FIXTURES / command.replace("evaluate", "retrain"), run)
+    whole, path = forge(run, change, tensors)
+    whole.unlink()
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, *([str(run)] if command == "evaluate" else ["--out", str(run), "--resume"])])
+    if caught.value.code == 2:
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"} == before
+    return caught.value.code, path
+
+
+@pytest.mark.usefixtures("_unchecked")  # without the tests' own checks of types
+@pytest.mark.parametrize("command", ["search", "retrain", "evaluate"])
+def test_a_forged_checkpoint_is_loaded_or_refused(command, tmp_path, capsys):
+    rng, codes = random.Random(0), []
+    for _ in range(120):
+        tensors = {str(rng.randrange(60)): rng.choice(BENDS) for _ in range(rng.choice([0, 0, 1, 2]))}
+        capsys.readouterr()
+        code, path = resumed(command, tmp_path, copy.copy if tensors else partial(bent, rng=rng), tensors)
+        *_, line = capsys.readouterr().err.splitlines() or [""]
+        if code == 2:
+            assert line.startswith(f"dasvit: checkpoint {path} cannot be used: ")
+        elif code:  # weights that are not finite
+            assert code == 1
+            assert "is not finite after step" in line or " is nan at step " in line
+        codes.append(code)
+    assert codes.count(2) > 60
+    assert codes.count(0) > 5
+
+
+def part(tree, *keys):
+    """Return a part of a tree as it is encoded in a checkpoint, to be changed: a pair of key and value."""
+    pair = [None, tree]
+    for key in keys:
+        pair = next(entry for entry in pair[1]["dict"] if entry[0] == key)
+    return pair
+
+
+def set_(value, *keys):
+    def change(tree):
+        part(tree, *keys)[1] = value
+        return tree
+
+    return change
+
+
+@pytest.mark.parametrize("command", ["search", "retrain"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (set_(-1, "epoch"), "position.epoch"),
+        (set_(10**400, "step"), "position.step"),
+        (set_(True, "step"), "position.step"),
+        (set_(0, "rows"), "rows is not"),
+        (set_("x", "seconds"), "position.seconds"),
+        (set_({"dict": [[{"tuple": []}, {"tensor": "0"}]]}, "totals"), "position.totals"),
+        (set_({"dict": []}, "job"), "holds something else (KeyError"),
+        (set_([], "random"), "holds something else (Type"),
+        (set_({"dict": [["last_epoch", 10**6]]}, "job", "schedule"), "job.schedule.last_epoch"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_forged_is_named(command, change, words, tmp_path, capsys):
+    code, path = resumed(command, tmp_path, change)
+    message = capsys.readouterr().err
+    assert code == 2
+    assert message.startswith(f"dasvit: checkpoint {path} cannot be used: ")
+    assert words in message
+
+
+@pytest.mark.parametrize("command", ["search", "retrain"])
+def test_the_checkpoint_before_takes_over_from_a_forged_one(command, tmp_path, capsys):
+    shutil.copytree(FIXTURES / command, tmp_path / "run")
+    _, path = forge(tmp_path / "run", set_(-1, "epoch"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--out", str(tmp_path / "run"), "--resume"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().err.startswith(f"dasvit: checkpoint {path} cannot be used: it is no checkpoint of this")
+
+
+def test_a_generator_does_not_read_beyond_its_state(tmp_path, capsys):
+    def change(tree):
+        part(tree, "random", "numpy")[1]["tuple"][2] = 10**6
+        return tree
+
+    assert resumed("retrain", tmp_path, change)[0] == 2
+    assert "random.numpy is not what the run would have saved there" in capsys.readouterr().err
 
 
 ODD_NAMES = ["a..", "a b", "a;rm -rf $HOME", "%s{0}", "\\..\\up", "CON", "--out", "é\u202e\n", "<script>"]

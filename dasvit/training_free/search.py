@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from ..loop import Signals, out_of_memory
 from ..runs import Run, RunFailedError
+from ..search import check_seed
+from ..vit import check_sizes
 from .dss import Norms
 from .indicators import INDICATORS, Probe, score
 from .space import SPACES, Shape
@@ -62,12 +64,11 @@ class TFSearchSettings:
         largest = float("inf") if self.max_params is None else self.max_params
         if not 0 <= self.min_params < largest:
             raise ValueError(f"min_params {self.min_params:g} and max_params {largest:g} leave no network")
-        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
+        check_sizes(image_size=self.image_size, patch_size=self.patch_size)
+        check_sizes(in_channels=self.in_channels, num_classes=self.num_classes)
+        if self.image_size % self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
-        if min(self.in_channels, self.num_classes) < 1:
-            raise ValueError(f"in_channels {self.in_channels} and num_classes {self.num_classes} must be at least one")
-        if self.seed < 0:
-            raise ValueError(f"seed {self.seed} is below zero")
+        check_seed(self.seed)
 
     def fits(self, parameters: int) -> bool:
         """Tell whether a network of so many parameters lies in the window."""
