@@ -75,7 +75,7 @@ def dangers(source):
             case ast.ImportFrom(module=module, names=names):
                 yield from {str(module).partition(".")[0], *(alias.name for alias in names)} & (MODULES | METHODS)
                 yield from {f"{module}.{alias.name}" for alias in names} & READERS
-            case ast.Name(id=name) if name in FUNCTIONS:
+            case ast.Name(id=name, ctx=ast.Load()) if name in FUNCTIONS:
                 yield name
             case ast.Attribute(attr=name) if name in METHODS or ast.unparse(node) in READERS:
                 yield ast.unparse(node)
