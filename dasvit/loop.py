@@ -25,7 +25,8 @@ from .runs import Run, RunFailedError, set_random_states
 
 LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
 SAVE_SECONDS = 600.0  # between two checkpoints: a long epoch is saved on the way too
-SAVE_RATE = 25e6  # bytes a second: so that large checkpoints after short epochs take some percent of the time at most
+LARGE = 100e6  # bytes of a checkpoint: a larger one is not saved after every short epoch,
+SAVE_RATE = 25e6  # but so many bytes a second, which takes some percent of the time
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def run_epochs(
         nonlocal again
         if run is not None:
             size = run.save({**at.state_dict(), "job": job.state_dict()}).stat().st_size
-            again = time.perf_counter() + size / SAVE_RATE
+            again = time.perf_counter() + (size / SAVE_RATE if size > LARGE else 0)
 
     done = at.epoch * job.steps + at.step
     bar = tqdm(total=job.epochs * job.steps, initial=done, desc=job.title, disable=None if progress else True)
@@ -271,10 +272,11 @@ def run_epochs(
             if progress:
                 bar.write(_line(job, at.epoch, row), file=sys.stderr)
             at = _Position(at.epoch + 1)
-            signum = signals.agreed()  # it came after the last step
-            if signum is not None or at.epoch == job.epochs or time.perf_counter() > again:
+            if due := at.epoch == job.epochs or time.perf_counter() > again:
                 save()
-            if signum is not None:
+            if (signum := signals.agreed()) is not None:  # it came after the last step
+                if not due:
+                    save()
                 raise Interrupted(signum)
     return rows
 

@@ -54,7 +54,8 @@ def test_every_step_once_and_a_row_each_epoch():
 
 
 def test_large_checkpoints_are_not_saved_after_every_short_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr("dasvit.loop.SAVE_RATE", 1.0)  # bytes a second: any checkpoint is large
+    monkeypatch.setattr("dasvit.loop.LARGE", 0)
+    monkeypatch.setattr("dasvit.loop.SAVE_RATE", 1.0)
     torch.manual_seed(7)
     expected = untimed(run_epochs(Walk()))
     torch.manual_seed(7)

@@ -110,9 +110,9 @@ def test_fit_takes_the_first_that_fits(monkeypatch):
 def test_seconds_of_small_batches_are_extended_in_a_straight_line(work, monkeypatch):
     planned, timed = plan_stage(SMALL, 1, survivors(SMALL.space, 3)), []
 
-    def seconds(settings, *_how):
-        timed.append(settings.batch_size)
-        return 0.5 + 0.25 * settings.batch_size
+    def seconds(_settings, _planned, batch_size, *_how):
+        timed.append(batch_size)
+        return 0.5 + 0.25 * batch_size
 
     monkeypatch.setattr(plan_module, "_timed", seconds)
     assert step_seconds(SMALL, planned, work=work * planned.flops) == pytest.approx(0.5 + 0.25 * SMALL.batch_size)
