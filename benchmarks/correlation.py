@@ -24,7 +24,8 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from dasvit.data import Data, DataSettings, load_data
-from dasvit.loop import Hardware, make_fabric, run_epochs
+from dasvit.hardware import Hardware, make_fabric
+from dasvit.loop import run_epochs
 from dasvit.presets import RETRAIN
 from dasvit.retrain import Retraining, RetrainSettings
 from dasvit.training_free import INDICATORS, SPACES, Probe, Shape, TFSearchSettings, score

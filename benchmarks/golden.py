@@ -21,7 +21,7 @@ import tyro
 from measure import write
 
 from dasvit import load_data
-from dasvit.loop import Hardware, make_fabric
+from dasvit.hardware import Hardware, make_fabric
 from dasvit.presets import SEARCH
 from dasvit.runs import provenance
 from dasvit.search import SearchStage

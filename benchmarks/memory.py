@@ -27,7 +27,7 @@ from torch._subclasses import FakeTensorMode
 from tqdm import tqdm
 
 from dasvit.fairness import fairness_term
-from dasvit.loop import Hardware, make_fabric, place
+from dasvit.hardware import Hardware, make_fabric, place
 from dasvit.memory import LiveBytes, saved_bytes
 from dasvit.plan import Choice, survivors, unseen
 from dasvit.presets import SEARCH

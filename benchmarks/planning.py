@@ -21,7 +21,7 @@ from measure import write
 from supernet import SCALES
 from tqdm import tqdm
 
-from dasvit.loop import Hardware, make_fabric
+from dasvit.hardware import Hardware, make_fabric
 from dasvit.memory import LiveBytes
 from dasvit.plan import plan_stage, step_seconds, survivors, unseen
 from dasvit.search import SearchSettings, SearchStage

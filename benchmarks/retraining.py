@@ -27,8 +27,8 @@ from torch import nn
 from tqdm import tqdm
 
 from dasvit.data import Data
+from dasvit.hardware import Hardware, make_fabric
 from dasvit.images import Batch, ImageSet
-from dasvit.loop import Hardware, make_fabric
 from dasvit.retrain import Retraining, RetrainSettings
 
 SHAPES: dict[str, dict[str, int]] = {

@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from dasvit.fairness import fairness_term
+from dasvit.hardware import Hardware, make_fabric
 from dasvit.images import ImageSet
-from dasvit.loop import Hardware, make_fabric
 from dasvit.memory import peak_live_bytes, saved_bytes
 from dasvit.plan import survivors
 from dasvit.search import SearchSettings, SearchStage

@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def _cause(error: Exception, command: str) -> str:
     """Return what made a run fail from outside; an error that has no such cause is a bug and raised again."""
-    from .loop import out_of_memory
+    from .hardware import out_of_memory
     from .runs import RunFailedError
 
     if isinstance(error, RunFailedError):
@@ -150,7 +150,7 @@ def _search(arguments: list[str]) -> None:
     from lightning_fabric.utilities import rank_zero_only
 
     from .data import load_data
-    from .loop import out_of_memory
+    from .hardware import out_of_memory
     from .plan import advice
     from .presets import SEARCH
     from .runs import RunFailedError
@@ -221,7 +221,7 @@ def _print_accuracy(accuracy: dict[str, float], count: int) -> None:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    from .loop import make_fabric
+    from .hardware import make_fabric
     from .retrain import evaluate, load_trained
 
     @dataclass(frozen=True)

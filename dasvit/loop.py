@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import sys
 import threading
@@ -11,68 +10,22 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from .checkpoint import expect
+from .hardware import peak_bytes
 from .runs import Run, RunFailedError, set_random_states
 
 LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
 SAVE_SECONDS = 600.0  # between two checkpoints: a long epoch is saved on the way too
 LARGE = 100e6  # bytes of a checkpoint: a larger one is not saved after every short epoch,
 SAVE_RATE = 25e6  # but so many bytes a second, which takes some percent of the time
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Where and how exactly to compute."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto takes a GPU if there is one."""
-    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
-    """auto: bf16-mixed on a GPU that has it, else 32-true."""
-    devices: int = 1
-    """Processes, each on a device of its own, that divide every batch; torchrun and SLURM may start them."""
-    compile: bool = False
-    """Compile the network first: minutes a stage, then faster steps. Worth it on a GPU, for a long search."""
-
-    def __post_init__(self) -> None:
-        if self.devices < 1:
-            raise ValueError(f"devices {self.devices} is below one")
-
-
-def make_fabric(hardware: Hardware) -> Fabric:
-    """Return a Fabric on the device and with the precision asked for.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
-    cuda = torch.cuda.is_available()
-    if (hardware.device == "cuda" and not cuda) or (hardware.device == "mps" and not torch.mps.is_available()):
-        raise ValueError(f"device {hardware.device} is not available here: use --device auto or cpu")
-    on_gpu = cuda and hardware.device in ("auto", "cuda")
-    precision = hardware.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-    if on_gpu and hardware.devices > torch.cuda.device_count():
-        raise ValueError(f"devices {hardware.devices}: this machine has {torch.cuda.device_count()}")
-    return Fabric(accelerator=hardware.device, devices=hardware.devices, precision=precision)
-
-
-def place(module: nn.Module, fabric: Fabric) -> None:
-    """Bring a module to the precision and the device of ``fabric``; averaging gradients is left to the caller."""
-    fabric.to_device(fabric.strategy.precision.convert_module(module))
-
-
-def average(x: Tensor, fabric: Fabric) -> Tensor:
-    """Return the mean over all devices; with one device ``x`` itself."""
-    return cast(Tensor, fabric.all_reduce(x, reduce_op="mean"))
 
 
 @runtime_checkable
@@ -114,12 +67,6 @@ class Interrupted(KeyboardInterrupt):
 
 class TrainingDivergedError(RunFailedError):
     """A loss or a weight is not finite any more."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory ran out, on whatever device."""
-    told = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "overflowed")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
 
 
 class Signals:
@@ -322,14 +269,6 @@ def _not_finite(job: Job, at: _Position) -> str | None:
 def _line(job: Job, epoch: int, row: Mapping[str, Any]) -> str:
     numbers = (f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float))
     return f"{job.title} epoch {epoch + 1}/{job.epochs}: {', '.join(numbers)}"
-
-
-def peak_bytes() -> int:
-    """Return the peak memory: allocated on the GPU by this job, or without one resident in this process so far."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0) -> LambdaLR:

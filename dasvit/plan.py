@@ -16,8 +16,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .hardware import Hardware, make_fabric
 from .images import Batch, ImageSet
-from .loop import Hardware, make_fabric
 from .memory import LiveBytes
 from .relaxation import Candidates
 from .search import SearchSettings, SearchStage

@@ -21,18 +21,9 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from .checkpoint import expect
 from .data import Data, DataSettings, load_data
 from .encoder import build, resolve
+from .hardware import Hardware, average, make_fabric
 from .images import ImageSet
-from .loop import (
-    Hardware,
-    average,
-    check_state,
-    cosine_schedule,
-    load_moments,
-    load_schedule,
-    make_fabric,
-    moments,
-    run_epochs,
-)
+from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs
 from .runs import Run, from_plain
 from .search import check_training
 from .space import Genotype

@@ -19,19 +19,9 @@ from .bilevel import first_order_gradient, frozen, second_order_gradient
 from .checkpoint import expect
 from .data import Data, DataSettings
 from .fairness import FairnessSettings, fairness_term
+from .hardware import Hardware, average, make_fabric, place
 from .images import Batch, ImageSet
-from .loop import (
-    Hardware,
-    average,
-    check_state,
-    cosine_schedule,
-    load_moments,
-    load_schedule,
-    make_fabric,
-    moments,
-    place,
-    run_epochs,
-)
+from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs
 from .relaxation import Candidates, Supernet, prune
 from .runs import Run
 from .space import Genotype, Operation, SearchSpace

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .loop import average
+from .hardware import average
 
 PIECE = 64 << 20
 """Bytes of gradients that are waited for before the weights they belong to are updated."""

@@ -18,7 +18,7 @@ from faults import FORKS, difference, finish
 from PIL import Image
 from victim import COMMANDS, KILL, Fault, comes_to_the_same_end, disturbed, left, victim
 
-from dasvit.loop import out_of_memory
+from dasvit.hardware import out_of_memory
 from dasvit.runs import Run
 
 pytestmark = pytest.mark.xdist_group("processes")  # one worker's, which imports torch for them once

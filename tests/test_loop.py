@@ -6,7 +6,8 @@ import signal
 import pytest
 import torch
 
-from dasvit.loop import Hardware, Interrupted, TrainingDivergedError, cosine_schedule, make_fabric, run_epochs
+from dasvit.hardware import Hardware, make_fabric
+from dasvit.loop import Interrupted, TrainingDivergedError, cosine_schedule, run_epochs
 from dasvit.runs import Run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from memory import Case, cases, counted, weigh
 
-from dasvit.loop import Hardware, make_fabric
+from dasvit.hardware import Hardware, make_fabric
 from dasvit.presets import SEARCH
 from dasvit.search import SearchSettings
 

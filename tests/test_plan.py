@@ -7,7 +7,7 @@ import torch
 
 import dasvit.plan as plan_module
 from dasvit.cli import main
-from dasvit.loop import Hardware, make_fabric
+from dasvit.hardware import Hardware, make_fabric
 from dasvit.memory import LiveBytes
 from dasvit.plan import fit, plan, plan_stage, remedies, step_seconds, survivors, unseen
 from dasvit.presets import SEARCH

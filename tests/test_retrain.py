@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, RetrainSettings, evaluate, retrain
-from dasvit.loop import Hardware, Interrupted
+from dasvit.hardware import Hardware
+from dasvit.loop import Interrupted
 from dasvit.peers import TOLERANCE, count_parameters, peers
 from dasvit.retrain import Retraining, load_trained
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from dasvit import Data, DataSettings, FairnessSettings, Genotype, SearchSettings, SearchSpace, load_data, search
-from dasvit.loop import Hardware, Interrupted, make_fabric
+from dasvit.hardware import Hardware, make_fabric
+from dasvit.loop import Interrupted
 from dasvit.search import METHODS, SearchStage
 
 QUICK = SearchSettings(dim=24, stages=((1, 8, 2), (2, 5, 1), (2, 3, 1)), hardware=Hardware("cpu"))
@@ -246,7 +247,7 @@ from dataclasses import replace
 from functools import partialmethod
 from torch import nn
 from dasvit import DataSettings, SearchSettings, SearchSpace, load_data, search
-from dasvit.loop import Hardware
+from dasvit.hardware import Hardware
 
 nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")
 SPACE = SearchSpace(heads=(2,), mlp_ratios=(1.0,))

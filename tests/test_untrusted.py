@@ -22,7 +22,7 @@ from test_space import any_genotype
 
 from dasvit import DataSettings, Genotype, RetrainSettings, SearchSettings, cli, load_data
 from dasvit.export import export
-from dasvit.loop import Hardware
+from dasvit.hardware import Hardware
 from dasvit.retrain import retrain
 from dasvit.runs import as_plain, from_plain
 from dasvit.search import search

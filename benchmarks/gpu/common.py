@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of be
 
 from measure import interleaved, write
 
-from dasvit.loop import Hardware, Interrupted, Signals
+from dasvit.hardware import Hardware
+from dasvit.loop import Interrupted, Signals
 
 
 class Budget:

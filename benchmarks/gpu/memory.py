@@ -20,7 +20,7 @@ from common import Budget, Rows, Step
 from stages import Steps, our_stage, our_steps, plain_model, plain_steps_of, settings_of
 from torch import nn
 
-from dasvit.loop import Hardware
+from dasvit.hardware import Hardware
 from dasvit.memory import peak_live_bytes
 from dasvit.search import METHODS, SearchSettings
 

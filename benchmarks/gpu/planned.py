@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from dasvit.encoder import build
-from dasvit.loop import Hardware
+from dasvit.hardware import Hardware
 from dasvit.memory import LiveBytes
 from dasvit.plan import plan
 from dasvit.presets import RETRAIN, SEARCH

@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dasvit.encoder import build
-from dasvit.loop import Hardware, make_fabric
+from dasvit.hardware import Hardware, make_fabric
 from dasvit.search import SearchSettings
 from dasvit.training_free import SPACES, Shape, dss
 

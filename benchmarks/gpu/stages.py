@@ -9,8 +9,8 @@ import torch
 from plain_supernet import PlainSupernet, plain_steps
 from torch import Tensor
 
+from dasvit.hardware import make_fabric
 from dasvit.images import ImageSet
-from dasvit.loop import make_fabric
 from dasvit.plan import survivors
 from dasvit.presets import SEARCH
 from dasvit.search import SearchSettings, SearchStage, make_supernet

@@ -15,7 +15,8 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from ..loop import Signals, out_of_memory
+from ..hardware import out_of_memory
+from ..loop import Signals
 from ..runs import Run, RunFailedError
 from ..search import check_seed
 from ..vit import check_sizes

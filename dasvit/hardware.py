@@ -1,0 +1,72 @@
+"""Where and how exactly to compute: device, precision, processes; and what it took."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how exactly to compute."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes a GPU if there is one."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
+    """auto: bf16-mixed on a GPU that has it, else 32-true."""
+    devices: int = 1
+    """Processes, each on a device of its own, that divide every batch; torchrun and SLURM may start them."""
+    compile: bool = False
+    """Compile the network first: minutes a stage, for steps that start fewer kernels."""
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ValueError(f"devices {self.devices} is below one")
+
+
+def make_fabric(hardware: Hardware) -> Fabric:
+    """Return a Fabric on the device and with the precision asked for.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    cuda = torch.cuda.is_available()
+    if (hardware.device == "cuda" and not cuda) or (hardware.device == "mps" and not torch.mps.is_available()):
+        raise ValueError(f"device {hardware.device} is not available here: use --device auto or cpu")
+    on_gpu = cuda and hardware.device in ("auto", "cuda")
+    precision = hardware.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    if on_gpu and hardware.devices > torch.cuda.device_count():
+        raise ValueError(f"devices {hardware.devices}: this machine has {torch.cuda.device_count()}")
+    return Fabric(accelerator=hardware.device, devices=hardware.devices, precision=precision)
+
+
+def place(module: nn.Module, fabric: Fabric) -> None:
+    """Bring a module to the precision and the device of ``fabric``; averaging gradients is left to the caller."""
+    fabric.to_device(fabric.strategy.precision.convert_module(module))
+
+
+def average(x: Tensor, fabric: Fabric) -> Tensor:
+    """Return the mean over all devices; with one device ``x`` itself."""
+    return cast(Tensor, fabric.all_reduce(x, reduce_op="mean"))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on whatever device."""
+    told = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "overflowed")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
+
+
+def peak_bytes() -> int:
+    """Return the peak memory: allocated on the GPU by this job, or without one resident in this process so far."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
