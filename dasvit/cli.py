@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -452,6 +452,8 @@ def _tf_search(arguments: list[str]) -> None:
 
 
 def _plan(arguments: list[str]) -> None:
+    from tqdm import tqdm
+
     from .plan import fit, plan, step_seconds
     from .presets import SEARCH
     from .search import SearchSettings
@@ -487,26 +489,33 @@ def _plan(arguments: list[str]) -> None:
     settings = given.settings if given.batch is None else dataclasses.replace(given.settings, batch_size=given.batch)
     channels, classes = given.in_channels, given.num_classes
     check_sizes(in_channels=channels, num_classes=classes)
-    most = [p.peak_bytes for p in plan(settings, choice="heaviest", channels=channels, classes=classes)]
+    stages = len(settings.stages)
+    heaviest = plan(settings, choice="heaviest", channels=channels, classes=classes)
+    most = [p.peak_bytes for p in tqdm(heaviest, "planning", stages, leave=False, disable=None)]
     rows = []
-    for stage, most_bytes in zip(plan(settings, channels=channels, classes=classes), most, strict=True):
+    even = plan(settings, channels=channels, classes=classes)
+    for stage, most_bytes in zip(tqdm(even, "timing", stages, leave=False, disable=None), most, strict=True):
         seconds = None if given.memory_only else step_seconds(settings, stage, channels=channels, classes=classes)
         rows.append({**dataclasses.asdict(stage), "most_bytes": most_bytes, "seconds": seconds})
+    if not given.json:
+        _print_plan(rows)
     found: tuple[str, int] | None = ("", max(most))
     if limit is not None and max(most) > limit:
         found = fit(settings, limit, channels=channels, classes=classes)
     if given.json:
         print(json.dumps({"stages": rows, "limit": limit, "fits": found and {"flags": found[0], "bytes": found[1]}}))
-        return
+    elif limit is not None:
+        print(_verdict(max(most), limit, found))
+
+
+def _print_plan(rows: list[dict[str, Any]]) -> None:
     heads = ("layers", "operations", "parameters", "held", "α step", "w step", "at most", "seconds a step")
     print("".join(f"{head:>15}" for head in heads))
     for row in rows:
         sizes = (row[k] / 1e9 for k in ("held_bytes", "alpha_bytes", "weight_bytes", "most_bytes"))
         time = "" if row["seconds"] is None else f"{row['seconds']:.3g}"
         counts = "".join(f"{row[k]:>15,}" for k in ("depth", "operations", "parameters"))
-        print(counts + "".join(f"{size:>12.3g} GB" for size in sizes) + f"{time:>15}")
-    if limit is not None:
-        print(_verdict(max(most), limit, found))
+        print(counts + "".join(f"{size:>12.3g} GB" for size in sizes) + f"{time:>15}", flush=True)
 
 
 def _verdict(most: int, limit: int, found: tuple[str, int] | None) -> str:

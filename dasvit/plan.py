@@ -95,13 +95,17 @@ def plan_stage(
     """
     precision = settings.hardware.precision
     hardware = Hardware("cpu", "32-true" if precision == "auto" else precision)
-    settings = replace(settings, hardware=hardware, batch_size=settings.batch_size // settings.hardware.devices)
+    whole = settings.batch_size // settings.hardware.devices
+    parts = min(2, settings.accumulate, whole)
+    size = min(whole, -(-whole // settings.accumulate) * parts)  # each further part needs what the second one needs
+    settings = replace(settings, hardware=hardware, batch_size=size, accumulate=parts)
     fabric = make_fabric(hardware)
     fabric.to_device = lambda module: module  # type: ignore[method-assign]  # fake tensors cannot be moved
     before = torch.get_rng_state()
     with FakeTensorMode():
         with LiveBytes() as alive:
             halves, batch = unseen(settings, channels=channels, classes=classes)
+            waiting = torch.zeros(whole - size, channels, settings.image_size, settings.image_size)
             stage = SearchStage(settings, number, candidates, halves, fabric)
             stage._weight_step(batch)  # the optimiser's state exists from the first step on
             held = alive.peak = alive.now
@@ -109,10 +113,11 @@ def plan_stage(
                 stage._alpha_step(batch, batch)
                 alpha_peak, alive.peak = alive.peak, alive.now
                 stage._weight_step(batch)
+            del waiting  # the images of the parts that were not run
         parameters = sum(p.numel() for p in stage.supernet.network_parameters)
     torch.set_rng_state(before)
     depth, operations, _ = settings.stages[number]
-    return StagePlan(number, depth, operations, parameters, held, alpha_peak, alive.peak, count.total)
+    return StagePlan(number, depth, operations, parameters, held, alpha_peak, alive.peak, count.total * whole // size)
 
 
 class _Flops(TorchDispatchMode):

@@ -53,7 +53,7 @@ class SearchSettings:
     keep_ratio: float = 0.5
     """Share of patch tokens kept in the search."""
     recompute: bool = False
-    """operations or layers: compute them again in the backward pass, for less memory and the same result."""
+    """Compute operations again in the backward pass: less memory, more time, the same result."""
     fairness: FairnessSettings = field(default_factory=FairnessSettings)
     """Operation fairness regularisation."""
     order: Literal[1, 2] = 1
@@ -92,7 +92,7 @@ class SearchSettings:
             )
         if not 1 <= self.accumulate <= self.batch_size:
             raise ValueError(
-                f"accumulate {self.accumulate} parts of a batch of {self.batch_size}: take 1 or more of each"
+                f"accumulate {self.accumulate} parts of a batch of {self.batch_size}: take 1 to {self.batch_size}"
             )
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")

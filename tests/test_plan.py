@@ -41,6 +41,7 @@ def really(settings, number, candidates):
         (0, 8, {}),
         (1, 3, {"recompute": True}),
         (1, 3, {"keep_ratio": 0.5, "accumulate": 4}),
+        (0, 8, {"accumulate": 8}),
         (1, 3, {"hardware": Hardware("cpu", "bf16-mixed")}),
     ],
     ids=str,
@@ -52,6 +53,15 @@ def test_what_is_planned_is_what_is_alive(number, operations, change):
     found = really(settings, number, candidates)
     assert [planned.held_bytes, planned.alpha_bytes, planned.weight_bytes] == pytest.approx(found, rel=0.01)
     assert planned.peak_bytes == max(planned.alpha_bytes, planned.weight_bytes)
+
+
+def test_many_parts_are_planned_by_two(monkeypatch):
+    whole, steps = plan_stage(SMALL, 1, survivors(SMALL.space, 3)), []
+    compute = SearchStage._train_loss
+    monkeypatch.setattr(SearchStage, "_train_loss", lambda *how: steps.append(how) or compute(*how))
+    parts = plan_stage(replace(SMALL, accumulate=8), 1, survivors(SMALL.space, 3))
+    assert len(steps) == 4  # two steps of two parts
+    assert parts.flops == pytest.approx(whole.flops, rel=0.05)
 
 
 def test_planning_leaves_the_random_numbers_alone():
