@@ -97,7 +97,7 @@ def main(args: Correlate) -> None:
     start = time.perf_counter()
     torch.set_num_threads(args.threads)
     settings = settings_of(args)
-    data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
+    data = load_data(settings.data, image_size=settings.image_size)
     numbers = draw(
         TFSearchSettings(SPACE, args.samples, image_size=settings.image_size, patch_size=settings.patch_size)
     )

@@ -24,7 +24,7 @@ from dasvit import load_data
 from dasvit.hardware import Hardware, make_fabric
 from dasvit.presets import SEARCH
 from dasvit.runs import provenance
-from dasvit.search import SearchStage
+from dasvit.search import SearchStage, draw_halves
 
 STEPS, LOSSES = 20, ("train_loss", "val_loss", "fairness")
 FILE = Path(__file__).resolve().parents[1] / "tests/fixtures/golden_tiny.json"
@@ -52,9 +52,9 @@ def first_steps() -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums are split by the number of threads
     settings = replace(SEARCH["tiny"], hardware=Hardware("cpu", "32-true"))
-    images = load_data(settings.data, image_size=settings.image_size, seed=settings.seed).train
+    images = load_data(settings.data, image_size=settings.image_size).train
     candidates = (settings.space.operations,) * len(settings.space.edges)
-    stage = SearchStage(settings, 0, candidates, images.halves(settings.seed), make_fabric(settings.hardware))
+    stage = SearchStage(settings, 0, candidates, draw_halves(settings, images), make_fabric(settings.hardware))
     steps = list(itertools.islice(stage.train(0, 0), STEPS))
     torch.set_num_threads(threads)
     losses = {

@@ -75,7 +75,7 @@ def main(args: Meet) -> None:
     start = time.perf_counter()
     torch.set_num_threads(1)
     train = RETRAIN["tiny"]
-    data = load_data(train.data, image_size=train.image_size, seed=train.seed)
+    data = load_data(train.data, image_size=train.image_size)
     shape = Shape(train.image_size, train.patch_size, data.train.channels, len(data.train.classes))
     sizes = {k: getattr(shape, k) for k in ("image_size", "patch_size", "in_channels", "num_classes")}
     args.runs.mkdir(parents=True, exist_ok=True)

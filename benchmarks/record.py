@@ -74,7 +74,7 @@ def settings_of(record: Record) -> tuple[SearchSettings, RetrainSettings]:
 def run(record: Record, folder: Path) -> dict[str, Any]:
     """Do what is not done yet and return the content of the file."""
     find, train = settings_of(record)
-    data: Data = load_data(find.data, image_size=find.image_size, seed=find.seed)
+    data: Data = load_data(find.data, image_size=find.image_size)
     found = search(find, data, folder / "search", resume=(folder / "search").exists(), progress=True)
     rows = []
     for seed in range(record.seeds):

@@ -26,7 +26,6 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 from tqdm import tqdm
 
-from dasvit.data import Data
 from dasvit.hardware import Hardware, make_fabric
 from dasvit.images import Batch, ImageSet
 from dasvit.retrain import Retraining, RetrainSettings
@@ -61,8 +60,10 @@ def ways_of(shape: str, steps: int) -> dict[str, Callable[[], Any]]:
     images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
     data = ImageSet(images, torch.arange(count) % 10, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
     hardware = Hardware("cpu", "32-true")
-    settings = RetrainSettings(genotype="vit_b16", **sizes, epochs=100, warmup_epochs=1, hardware=hardware)
-    ours = Retraining(settings, Data(data, data), make_fabric(hardware))
+    settings = RetrainSettings(
+        genotype="vit_b16", **sizes, epochs=100, warmup_epochs=1, val_share=0.0, hardware=hardware
+    )
+    ours = Retraining(settings, data, make_fabric(hardware))
 
     def batches() -> Iterator[Batch]:
         return data.batches(sizes["batch_size"], image_size=side, seed=0)

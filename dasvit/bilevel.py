@@ -21,6 +21,12 @@ Losses = Loss | Sequence[Loss]
 :meta private:
 """
 
+Mean = Callable[[Tensor], Tensor]
+"""The mean of a gradient over all devices that each compute it for a part of the batch.
+
+:meta private:
+"""
+
 
 @contextmanager
 def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
@@ -48,8 +54,12 @@ def moved(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Itera
             p.data = value
 
 
+def _own(gradient: Tensor) -> Tensor:
+    return gradient
+
+
 def first_order_gradient(
-    alpha: nn.Parameter, weights: Sequence[nn.Parameter], upper: Losses
+    alpha: nn.Parameter, weights: Sequence[nn.Parameter], upper: Losses, mean: Mean = _own
 ) -> tuple[Float[Tensor, "edges operations"], Tensor]:
     """Return ``∇_α`` of the upper loss at the present weights, ``w* ≈ w``, and the loss.
 
@@ -57,9 +67,10 @@ def first_order_gradient(
         alpha: Architecture parameters.
         weights: The network's weights w, for which no gradient is computed.
         upper: Validation loss plus regularisation.
+        mean: Averages over devices.
     """
     with frozen(weights):
-        (gradient,), loss = _gradients(upper, [alpha])
+        (gradient,), loss = _gradients(upper, [alpha], mean)
     return gradient, loss
 
 
@@ -69,6 +80,7 @@ def second_order_gradient(
     upper: Losses,
     lower: Losses,
     inner_lr: float,
+    mean: Mean = _own,
 ) -> tuple[Float[Tensor, "edges operations"], Tensor]:
     """Return ``∇_α`` of the upper loss after one unrolled step of gradient descent on the weights, and that loss.
 
@@ -85,12 +97,13 @@ def second_order_gradient(
         upper: Validation loss plus regularisation.
         lower: Training loss.
         inner_lr: ξ, the step size of the unrolled step.
+        mean: Averages over devices: they unroll one step, that of the whole batch, and not one each.
     """
     with frozen([alpha]):
-        inner, _ = _gradients(lower, weights)
+        inner, _ = _gradients(lower, weights, mean)
     current = [w.detach() for w in weights]
     with moved(weights, [w - inner_lr * g for w, g in zip(current, inner, strict=True)]):
-        (gradient, *v), loss = _gradients(upper, [alpha, *weights])
+        (gradient, *v), loss = _gradients(upper, [alpha, *weights], mean)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in v]))
     if norm == 0:
         return gradient, loss
@@ -99,14 +112,14 @@ def second_order_gradient(
     def lower_gradient(sign: int) -> Tensor:
         values = [w + sign * step * x for w, x in zip(current, v, strict=True)]
         with moved(weights, values), frozen(weights):
-            return _gradients(lower, [alpha])[0][0]
+            return _gradients(lower, [alpha], mean)[0][0]
 
     product = (lower_gradient(1) - lower_gradient(-1)) / (2 * step)
     return gradient - inner_lr * product, loss
 
 
-def _gradients(losses: Losses, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Return the gradients of a sum of losses, one after the other, and the sum."""
+def _gradients(losses: Losses, inputs: Sequence[Tensor], mean: Mean) -> tuple[list[Tensor], Tensor]:
+    """Return the gradients of a sum of losses, computed one after the other and averaged, and the sum."""
     gradients: list[Tensor] = []
     total: Tensor | None = None
     for compute in [losses] if callable(losses) else losses:
@@ -115,4 +128,4 @@ def _gradients(losses: Losses, inputs: Sequence[Tensor]) -> tuple[list[Tensor], 
         gradients = [a + b for a, b in zip(gradients, found, strict=True)] if gradients else list(found)
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
-    return gradients, total
+    return [mean(gradient) for gradient in gradients], total

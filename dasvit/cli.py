@@ -176,7 +176,7 @@ def _search(arguments: list[str]) -> None:
     if given.method not in METHODS:
         raise ValueError(f"unknown method {given.method!r}; known: {', '.join(METHODS)}")
     settings = METHODS[given.method](given.settings)
-    data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
+    data = load_data(settings.data, image_size=settings.image_size)
     try:
         result = search(settings, data, given.out, resume=given.resume, progress=True)
     except (RuntimeError, MemoryError) as error:
@@ -210,7 +210,7 @@ def _retrain(arguments: list[str]) -> None:
 
     given = _parse(Retrain, "retrain", arguments)
     settings = given.settings
-    data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
+    data = load_data(settings.data, image_size=settings.image_size)
     result = retrain(settings, data, given.out, resume=given.resume, progress=True)
     rank_zero_only(_print_accuracy)(result.accuracy, len(data.test))
 
@@ -362,7 +362,7 @@ def _table1(arguments: list[str]) -> None:
 
 def _score(arguments: list[str]) -> None:
     from .encoder import build, resolve
-    from .search import check_seed
+    from .seeds import check_seed
     from .training_free import INDICATORS, SPACES, Probe, Shape, score
     from .training_free.space import find
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .images import Augmentation, FileImages, ImageSet, short_side
+from .seeds import check_seed
 
 NAMES = "digits, cifar10, cifar100, imagenet100, folder:PATH"
 MEMORY_LIMIT = 4 << 30  # bytes; a larger set of files is decoded as it is needed
@@ -33,10 +34,18 @@ class DataSettings:
     """Use only so many training images, drawn evenly over the classes."""
     test_images: int | None = None
     """Use only so many test images, drawn evenly over the classes."""
+    split_seed: int = 0
+    """Seed of the split into training, validation and test images, where the data has none."""
+    subset_seed: int = 0
+    """Seed of what --train-images and --test-images draw."""
     classes: Path | None = None
     """imagenet100: a file that names one class folder a line."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random distortions of training images."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.split_seed, "split_seed")
+        check_seed(self.subset_seed, "subset_seed")
 
 
 class Data(NamedTuple):
@@ -54,24 +63,23 @@ class _Source(NamedTuple):
     classes: tuple[str, ...]
 
 
-def load_data(settings: DataSettings, *, image_size: int, seed: int = 0) -> Data:
+def load_data(settings: DataSettings, *, image_size: int) -> Data:
     """Load a data set. ``DASVIT_DATA`` names the folder of those that are not embedded.
 
     Args:
-        settings: Which one, and how much of it.
+        settings: Which one, how much of it, and the seeds of subsets and of the split.
         image_size: Side in pixels that files are decoded at, where they are larger.
-        seed: Draws subsets, and the split where the data has none.
 
     Raises:
         ValueError: If the name is unknown or the data is missing or broken; the message says what to do.
     """
     name, colon, path = settings.data.partition(":")
     loaders: dict[str, Callable[[], tuple[_Source, _Source]]] = {
-        "digits": lambda: _digits(seed),
+        "digits": lambda: _digits(settings.split_seed),
         "cifar10": lambda: _cifar("CIFAR10"),
         "cifar100": lambda: _cifar("CIFAR100"),
         "imagenet100": lambda: _imagenet100(settings.classes),
-        "folder": lambda: _folder(Path(os.path.expanduser(path)), seed),
+        "folder": lambda: _folder(Path(os.path.expanduser(path)), settings.split_seed),
     }
     if name not in loaders or bool(colon) != (name == "folder"):
         raise ValueError(f"unknown data {settings.data!r}; known: {NAMES}")
@@ -80,13 +88,38 @@ def load_data(settings: DataSettings, *, image_size: int, seed: int = 0) -> Data
     except OSError as error:
         raise ValueError(f"cannot read {error.filename}: {error.strerror}: name another folder or file") from None
     counts = {"train_images": settings.train_images, "test_images": settings.test_images}
-    train, test = (_take(source, n, key, seed) for source, (key, n) in zip(sources, counts.items(), strict=True))
+    train, test = (
+        _take(source, n, key, settings.subset_seed) for source, (key, n) in zip(sources, counts.items(), strict=True)
+    )
     images, test_images = (_read(source.images, image_size) for source in (train, test))
     mean, std = channel_statistics(images)
     return Data(
         ImageSet(images, torch.from_numpy(train.labels), train.classes, mean, std),
         ImageSet(test_images, torch.from_numpy(test.labels), test.classes, mean, std),
     )
+
+
+def hold_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet | None]:
+    """Set validation images apart from training images, to choose by: those for testing are looked at once, at the end.
+
+    Args:
+        images: The training images.
+        share: How much of them, drawn evenly over the classes; at least one image a class. 0 sets none apart.
+        seed: Draws them.
+
+    Raises:
+        ValueError: If a class has too few images.
+    """
+    if share == 0:
+        return images, None
+    n, classes, labels = len(images), len(images.classes), images.labels.cpu().numpy()
+    count = max(round(share * n), classes)
+    if np.bincount(labels, minlength=classes).min() < 2 or n - count < classes:
+        raise ValueError(
+            f"val_share {share:g}: {n} images of {classes} classes are too few to set some apart: use 0, or more images"
+        )
+    train, val = _stratified(labels, n - count, seed)
+    return images.subset(torch.from_numpy(train)), images.subset(torch.from_numpy(val))
 
 
 def channel_statistics(images: Tensor | FileImages) -> tuple[tuple[float, ...], tuple[float, ...]]:

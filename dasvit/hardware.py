@@ -53,6 +53,14 @@ def place(module: nn.Module, fabric: Fabric) -> None:
     fabric.to_device(fabric.strategy.precision.convert_module(module))
 
 
+def compile_network(network: nn.Module) -> None:
+    """Compile a network whose batches all have one shape; twice, if parts of it are :func:`~dasvit.bilevel.frozen`."""
+    # torch 2.11 compares the modules' dicts alone, which hold the same parameters before and after they are frozen: the
+    # graph of the step of α would serve the step of the weights, which would get no gradient
+    torch._dynamo.config.skip_tensor_guards_with_matching_dict_tags = False
+    network.compile(dynamic=False)
+
+
 def average(x: Tensor, fabric: Fabric) -> Tensor:
     """Return the mean over all devices; with one device ``x`` itself."""
     return cast(Tensor, fabric.all_reduce(x, reduce_op="mean"))

@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from .checkpoint import expect
 from .hardware import peak_bytes
 from .runs import Run, RunFailedError, set_random_states
+from .vit import VisionTransformer
 
 LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
 SAVE_SECONDS = 600.0  # between two checkpoints: a long epoch is saved on the way too
@@ -271,8 +273,16 @@ def _line(job: Job, epoch: int, row: Mapping[str, Any]) -> str:
     return f"{job.title} epoch {epoch + 1}/{job.epochs}: {', '.join(numbers)}"
 
 
+def weight_groups(network: VisionTransformer, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the weights of a network for its optimiser: matrices decay; norms, biases, positions, class token do not.
+
+    Decay pulls towards zero: a matrix towards a simpler map, a norm's scale or a position towards nothing sensible.
+    """
+    return param_groups_weight_decay(network, weight_decay, no_weight_decay_list=network.no_weight_decay())
+
+
 def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0) -> LambdaLR:
-    """Return a schedule over ``steps`` steps: linear from zero over ``warmup``, then a half cosine to zero."""
+    """Return a schedule over ``steps`` steps: linear over ``warmup``, one step above zero first, then a half cosine."""
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -296,8 +306,13 @@ def load_moments(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     optimizer.load_state_dict({"state": state["state"], "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def moments(parameters: Iterable[Tensor], state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the pattern of AdamW's ``state_dict``: it has gathered something for what has had a gradient."""
-    found = state["state"]
+def moments(groups: Iterable[Mapping[str, Any]], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the pattern of the ``state_dict`` of Adam or AdamW: it has gathered something for what has had a gradient.
+
+    Args:
+        groups: What the optimiser was made of.
+        state: The ``state_dict``.
+    """
+    found, parameters = state["state"], (p for group in groups for p in group["params"])
     kept = ({"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in parameters)
     return {"state": {i: pattern for i, pattern in enumerate(kept) if i in found}, "param_groups": object}

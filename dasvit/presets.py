@@ -59,5 +59,6 @@ RETRAIN: dict[str, RetrainSettings] = {
         warmup_epochs=20,
         batch_size=128,
         lr=3e-4,
+        val_share=0.0,  # nothing is chosen by it
     ),
 }

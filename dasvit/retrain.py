@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from lightning_fabric import Fabric, seed_everything
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
@@ -19,13 +20,14 @@ from torch.optim import AdamW
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from .checkpoint import expect
-from .data import Data, DataSettings, load_data
+from .data import Data, DataSettings, hold_out, load_data
 from .encoder import build, resolve
-from .hardware import Hardware, average, make_fabric
+from .hardware import Hardware, average, compile_network, make_fabric
 from .images import ImageSet
-from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs
+from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs, weight_groups
 from .runs import Run, from_plain
 from .search import check_training
+from .seeds import check_seed, derive
 from .space import Genotype
 from .vit import Init, VisionTransformer, check_sizes
 
@@ -66,13 +68,19 @@ class RetrainSettings:
     """CutMix's α; 0 is off."""
     erase: float = 0.0
     """Probability of erasing a rectangle."""
+    val_share: float = 0.1
+    """Share of the training images set apart for validation, which every choice is made by; 0 trains on all."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of the weights, and of what --order-seed draws unless it is given."""
+    order_seed: int | None = None
+    """Seed of the order of the images and of their distortions."""
     hardware: Hardware = field(default_factory=Hardware)
     """Device and precision."""
 
     def __post_init__(self) -> None:
-        check_training(self.batch_size, self.lr, self.weight_decay, self.seed)
+        check_training(self.batch_size, self.lr, self.weight_decay)
+        check_seed(self.seed)
+        check_seed(self.ordering, "order_seed")
         check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim, depth=self.depth)
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")
@@ -80,13 +88,21 @@ class RetrainSettings:
             raise ValueError(
                 f"epochs {self.epochs}, warmup_epochs {self.warmup_epochs}: fewer warm-up epochs than epochs"
             )
-        for name in ("label_smoothing", "erase"):
+        for name in ("label_smoothing", "erase", "val_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is outside [0, 1)")
         if not (0 <= self.mixup < float("inf") and 0 <= self.cutmix < float("inf")):
             raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: 0 is off, above 0 is on")
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise ValueError(f"batch_size {self.batch_size} is odd: mixup and cutmix pair the images of a batch")
+        if (self.mixup or self.cutmix) and self.batch_size // self.hardware.devices % 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} on {self.hardware.devices} devices leaves one with an odd number of "
+                "images: mixup and cutmix pair them"
+            )
+
+    @property
+    def ordering(self) -> int:
+        """The seed of order and distortions."""
+        return self.seed if self.order_seed is None else self.order_seed
 
 
 @dataclass(frozen=True)
@@ -95,13 +111,15 @@ class RetrainResult:
 
     Args:
         model: The trained network.
-        accuracy: On the test set after the last epoch: ``top1``, ``top5`` in [0, 1], ``loss``.
-        history: A row for each epoch.
+        accuracy: On the test set, which is looked at once, at the end: ``top1``, ``top5`` in [0, 1], ``loss``.
+        history: A row for each epoch, with ``val_top1``, ``val_top5``, ``val_loss`` on the validation images.
+        predictions: The class that each test image is taken for.
     """
 
     model: VisionTransformer
     accuracy: dict[str, float]
     history: list[dict[str, Any]]
+    predictions: Int[Tensor, " images"]
 
 
 class Retraining:
@@ -109,7 +127,7 @@ class Retraining:
 
     Args:
         settings: Of the retraining.
-        data: Training and test set.
+        images: Training images, of which those for validation are set apart.
         fabric: Device and precision.
         network: What to train; by default what the settings describe.
     """
@@ -117,20 +135,20 @@ class Retraining:
     title = "retraining"
 
     def __init__(
-        self, settings: RetrainSettings, data: Data, fabric: Fabric, network: VisionTransformer | None = None
+        self, settings: RetrainSettings, images: ImageSet, fabric: Fabric, network: VisionTransformer | None = None
     ) -> None:
         self.settings, self.fabric = settings, fabric
-        self.images, self.test = (part.to(fabric.device) for part in data)
-        self.epochs, self.steps = settings.epochs, len(data.train) // settings.batch_size
-        seed_everything(settings.seed, verbose=False)
-        self.network = make_network(settings, data.train) if network is None else network
+        self.images, self.val = set_apart(settings, images.to(fabric.device))
+        self.epochs, self.steps = settings.epochs, len(self.images) // settings.batch_size
+        seed_everything(derive(settings.seed, "weights"), verbose=False)
+        self.network = make_network(settings, images) if network is None else network
         if settings.hardware.compile:
-            self.network.compile(dynamic=False)
-        optimizer = AdamW(self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+            compile_network(self.network)
+        optimizer = AdamW(weight_groups(self.network, settings.weight_decay), lr=settings.lr, fused=True)
         self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, settings.warmup_epochs * self.steps)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         mixing = {"mixup_alpha": settings.mixup, "cutmix_alpha": settings.cutmix}
-        smoothing = {"label_smoothing": settings.label_smoothing, "num_classes": len(data.train.classes)}
+        smoothing = {"label_smoothing": settings.label_smoothing, "num_classes": len(images.classes)}
         self.mix = Mixup(**mixing, **smoothing) if settings.mixup or settings.cutmix else None
         self.erase = RandomErasing(settings.erase, mode="pixel", device=str(fabric.device)) if settings.erase else None
 
@@ -143,7 +161,7 @@ class Retraining:
             image_size=s.image_size,
             device=self.fabric.device,
             augmentation=s.data.augmentation,
-            seed=s.seed,
+            seed=derive(s.ordering, "order"),
             epoch=epoch,
             start=start,
             part=(self.fabric.global_rank, self.fabric.world_size),
@@ -160,9 +178,11 @@ class Retraining:
             yield {"train_loss": average(loss.detach(), self.fabric)}
 
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
-        """Return the row of an epoch, with the accuracy on the test set: recorded, never used to choose."""
-        accuracy = evaluate(self.model, self.test, self.settings.image_size, self.fabric.device)
-        return {"epoch": epoch, **means, **accuracy}
+        """Return the row of an epoch, with the accuracy on the validation images."""
+        if self.val is None:
+            return {"epoch": epoch, **means}
+        accuracy = evaluate(self.model, self.val, self.settings.image_size, self.fabric.device)
+        return {"epoch": epoch, **means, **{f"val_{name}": value for name, value in accuracy.items()}}
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, optimiser and schedule."""
@@ -192,15 +212,28 @@ def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransform
     return network
 
 
+def set_apart(settings: RetrainSettings, images: ImageSet) -> tuple[ImageSet, ImageSet | None]:
+    """Return the images that are trained on, and those for validation.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    train, val = hold_out(images, settings.val_share, settings.data.split_seed)
+    if len(train) < settings.batch_size:
+        apart = f", {len(val)} more are for validation" if val is not None else ""
+        raise ValueError(f"batch_size {settings.batch_size} is more than the {len(train)} training images{apart}")
+    return train, val
+
+
 @torch.no_grad()
-def evaluate(
+def classify(
     model: nn.Module,
     images: ImageSet,
     image_size: int,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
-) -> dict[str, float]:
-    """Return ``top1`` and ``top5`` accuracy in [0, 1] and the mean cross-entropy ``loss`` over a set.
+) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
+    """Return the logits of a set of images, and their labels.
 
     Args:
         model: Maps normalised images to logits; put in evaluation mode, and back.
@@ -214,6 +247,11 @@ def evaluate(
     batches = images.batches(batch_size, image_size=image_size, device=device)
     logits, labels = map(torch.cat, zip(*((model(x).float(), y) for x, y in batches), strict=True))
     model.train(training)
+    return logits, labels
+
+
+def measures(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> dict[str, float]:
+    """Return ``top1`` and ``top5`` accuracy in [0, 1] and the mean cross-entropy ``loss``."""
     classes = logits.shape[1]
 
     def top(k: int) -> float:
@@ -221,6 +259,17 @@ def evaluate(
         return float(multiclass_accuracy(logits, labels, classes, average="micro", top_k=k))
 
     return {"top1": top(1), "top5": top(5), "loss": float(F.cross_entropy(logits, labels))}
+
+
+def evaluate(
+    model: nn.Module,
+    images: ImageSet,
+    image_size: int,
+    device: torch.device | str = "cpu",
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """Return the :func:`measures` of a model over a set of images; its arguments are those of :func:`classify`."""
+    return measures(*classify(model, images, image_size, device, batch_size))
 
 
 def retrain(
@@ -231,7 +280,9 @@ def retrain(
     resume: bool = False,
     progress: bool = False,
 ) -> RetrainResult:
-    """Train a network from scratch on the whole training set, and evaluate it on the test set.
+    """Train a network from scratch on the training images, and evaluate it on the test images, once, at the end.
+
+    Its accuracy there and the class it takes each image for go to ``result.json``.
 
     Args:
         settings: Everything it depends on.
@@ -257,10 +308,13 @@ def retrain(
         check = partial(check_checkpoint, settings, data)
         state = fabric.broadcast(run.load(check) if run is not None and resume else None)
         history = run.history() if run is not None else []
-        job = Retraining(settings, data, fabric)
+        job = Retraining(settings, data.train, fabric)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)
-    accuracy = {k: history[-1][k] for k in ("top1", "top5", "loss")}
-    return RetrainResult(job.network, accuracy, history)
+        logits, labels = classify(job.model, data.test.to(fabric.device), settings.image_size, fabric.device)
+        accuracy, predictions = measures(logits, labels), logits.argmax(dim=1).cpu()
+        if run is not None:
+            run.write("result.json", {**accuracy, "images": len(labels), "predictions": predictions.tolist()})
+    return RetrainResult(job.network, accuracy, history, predictions)
 
 
 def check_data(settings: RetrainSettings, data: Data) -> None:
@@ -269,8 +323,7 @@ def check_data(settings: RetrainSettings, data: Data) -> None:
     Raises:
         ValueError: If they do not.
     """
-    if len(data.train) < settings.batch_size:
-        raise ValueError(f"batch_size {settings.batch_size} is more than the {len(data.train)} training images")
+    set_apart(settings, data.train)
     if data.train.classes != data.test.classes:
         raise ValueError("training and test set differ in their classes: give both the same class folders")
     with torch.device("meta"):
@@ -285,9 +338,10 @@ def check_checkpoint(settings: RetrainSettings, data: Data, state: Mapping[str, 
     """
     with torch.device("meta"):
         network = make_network(settings, data.train)
-    optimizer = moments(network.parameters(), state["job"]["optimizer"])
+    optimizer = moments(weight_groups(network, settings.weight_decay), state["job"]["optimizer"])
     job = {"network": network.state_dict(), "optimizer": optimizer, "schedule": dict}
-    check_state(state, job, epochs=settings.epochs, steps=len(data.train) // settings.batch_size)
+    train, _ = set_apart(settings, data.train)
+    check_state(state, job, epochs=settings.epochs, steps=len(train) // settings.batch_size)
 
 
 def load_trained(run_dir: str | Path) -> tuple[VisionTransformer, RetrainSettings, Data]:
@@ -298,7 +352,7 @@ def load_trained(run_dir: str | Path) -> tuple[VisionTransformer, RetrainSetting
     """
     run = Run(Path(run_dir))
     settings: RetrainSettings = from_plain(RetrainSettings, run.settings("retrain"))
-    data = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
+    data = load_data(settings.data, image_size=settings.image_size)
     network = make_network(settings, data.train)
     state = run.peek(lambda state: expect(state["job"]["network"], network.state_dict(), "job.network"))
     network.load_state_dict(state["job"]["network"])

@@ -13,17 +13,18 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric, seed_everything
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from .bilevel import first_order_gradient, frozen, second_order_gradient
 from .checkpoint import expect
 from .data import Data, DataSettings
 from .fairness import FairnessSettings, fairness_term
-from .hardware import Hardware, average, make_fabric, place
+from .hardware import Hardware, average, compile_network, make_fabric, place
 from .images import Batch, ImageSet
-from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs
+from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs, weight_groups
 from .relaxation import Candidates, Supernet, prune
 from .runs import Run
+from .seeds import check_seed, derive
 from .space import Genotype, Operation, SearchSpace
 from .updates import UpdateInBackward
 from .vit import Init, check_sizes
@@ -67,19 +68,23 @@ class SearchSettings:
     lr: float = 2e-3
     """Learning rate of the weights, annealed to zero in each stage."""
     weight_decay: float = 0.05
-    """Weight decay of the weights."""
+    """Weight decay of the weights' matrices."""
     alpha_lr: float = 1e-2
     """Learning rate of α."""
     alpha_weight_decay: float = 1e-3
-    """Weight decay of α."""
+    """Coefficient of α in its own gradient, as in DARTS."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of the weights, and of what --order-seed draws unless it is given."""
+    order_seed: int | None = None
+    """Seed of the two halves, of the order of the images and of their distortions."""
     hardware: Hardware = field(default_factory=Hardware)
     """Device and precision."""
 
     def __post_init__(self) -> None:
-        check_training(self.batch_size, self.lr, self.weight_decay, self.seed)
-        check_training(self.batch_size, self.alpha_lr, self.alpha_weight_decay, self.seed)
+        check_training(self.batch_size, self.lr, self.weight_decay)
+        check_training(self.batch_size, self.alpha_lr, self.alpha_weight_decay)
+        check_seed(self.seed)
+        check_seed(self.ordering, "order_seed")
         check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim)
         if not self.stages or min(min(stage) for stage in self.stages) < 1:
             raise ValueError(f"stages {self.stages}: each is depth, operations, epochs, all at least one")
@@ -99,8 +104,13 @@ class SearchSettings:
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio {self.keep_ratio:g} is outside (0, 1]: 1 keeps every token, 0.5 half of them")
 
+    @property
+    def ordering(self) -> int:
+        """The seed of halves, order and distortions."""
+        return self.seed if self.order_seed is None else self.order_seed
 
-def check_training(batch_size: int, lr: float, weight_decay: float, seed: int) -> None:
+
+def check_training(batch_size: int, lr: float, weight_decay: float) -> None:
     """Check settings that every training has.
 
     Raises:
@@ -111,17 +121,6 @@ def check_training(batch_size: int, lr: float, weight_decay: float, seed: int) -
         raise ValueError(f"learning rate {lr} is not above zero")
     if not 0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay {weight_decay} is negative or infinite: use 0 or more")
-    check_seed(seed)
-
-
-def check_seed(seed: int) -> None:
-    """Check a seed.
-
-    Raises:
-        ValueError: If a generator could not take it.
-    """
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed {seed} is outside 0 to 2³¹ - 1")
 
 
 METHODS: dict[str, Callable[[SearchSettings], SearchSettings]] = {
@@ -179,22 +178,18 @@ class SearchStage:
         self.title = f"stage {number + 1}/{len(settings.stages)}"
         self.halves, self.fabric = halves, fabric
         self.steps = len(halves[0]) // settings.batch_size
-        seed_everything(settings.seed + number, verbose=False)
+        seed_everything(derive(settings.seed, "weights", number), verbose=False)
         self.supernet = make_supernet(settings, number, candidates, halves[0])
         if alpha is not None:
             self.supernet.alpha.data.copy_(alpha)
         place(self.supernet, fabric)
         if settings.hardware.compile:
-            self.supernet.compile(dynamic=False)  # a stage has one network and one shape
-        decay = settings.weight_decay
-        weights = AdamW(self.supernet.network_parameters, lr=settings.lr, weight_decay=decay, fused=True)
+            compile_network(self.supernet)
+        weights = AdamW(supernet_groups(self.supernet, settings.weight_decay), lr=settings.lr, fused=True)
         self.schedule = cosine_schedule(weights, self.epochs * self.steps)
-        alphas = AdamW(
-            [self.supernet.alpha],
-            lr=settings.alpha_lr,
-            betas=(0.5, 0.999),
-            weight_decay=settings.alpha_weight_decay,
-        )
+        # Adam, not AdamW: the decay of α is part of its gradient; beside a gradient of 1e-3 it would be nothing
+        decay = settings.alpha_weight_decay
+        alphas = Adam([self.supernet.alpha], lr=settings.alpha_lr, betas=(0.5, 0.999), weight_decay=decay)
         self.weight_optimizer, self.alpha_optimizer = (
             cast(Optimizer, fabric.setup_optimizers(o)) for o in (weights, alphas)
         )
@@ -217,7 +212,7 @@ class SearchStage:
             image_size=s.image_size,
             device=self.fabric.device,
             augmentation=s.data.augmentation,
-            seed=s.seed * 2 + part,
+            seed=derive(s.ordering, "order", part),
             epoch=sum(epochs for *_, epochs in s.stages[: self.number]) + epoch,
             start=start,
             part=(self.fabric.global_rank, self.fabric.world_size),
@@ -251,13 +246,13 @@ class SearchStage:
             return share * (found["val_loss"] + found["fairness"])
 
         uppers = [partial(upper, *part) for part in self._parts(val)]
+        mean = partial(average, fabric=self.fabric)
         if self.settings.order == 1:
-            gradient, _ = first_order_gradient(alpha, weights, uppers)
+            alpha.grad, _ = first_order_gradient(alpha, weights, uppers, mean)
         else:
             lowers = [partial(self._train_loss, *part) for part in self._parts(train)]
             inner_lr = float(self.schedule.get_last_lr()[0])
-            gradient, _ = second_order_gradient(alpha, weights, uppers, lowers, inner_lr)
-        alpha.grad = average(gradient, self.fabric)
+            alpha.grad, _ = second_order_gradient(alpha, weights, uppers, lowers, inner_lr, mean)
         self.alpha_optimizer.step()
         alpha.grad = None
         return seen
@@ -331,6 +326,17 @@ def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, 
     return supernet
 
 
+def supernet_groups(supernet: Supernet, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the weights w for their optimiser, without α."""
+    with frozen([supernet.alpha]):
+        return weight_groups(supernet, weight_decay)
+
+
+def draw_halves(settings: SearchSettings, images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Return the halves of the training images, for the weights and for α."""
+    return images.halves(derive(settings.ordering, "halves"))
+
+
 def parse_candidates(names: Sequence[Sequence[str]]) -> Candidates:
     """Return the operations on each edge that a checkpoint names.
 
@@ -357,8 +363,8 @@ def check_checkpoint(settings: SearchSettings, half: ImageSet, state: Mapping[st
         "stage": int,
         "candidates": list,
         "supernet": supernet.state_dict(),
-        "weight_optimizer": moments(supernet.network_parameters, job["weight_optimizer"]),
-        "alpha_optimizer": moments([supernet.alpha], job["alpha_optimizer"]),
+        "weight_optimizer": moments(supernet_groups(supernet, settings.weight_decay), job["weight_optimizer"]),
+        "alpha_optimizer": moments([{"params": [supernet.alpha]}], job["alpha_optimizer"]),
         "schedule": dict,
     }
     steps = len(half) // settings.batch_size
@@ -393,7 +399,7 @@ def search(
     images = data.train if isinstance(data, Data) else data
     fabric = make_fabric(settings.hardware)
     candidates: Candidates = (settings.space.operations,) * len(settings.space.edges)
-    halves = images.to(fabric.device).halves(settings.seed)
+    halves = draw_halves(settings, images.to(fabric.device))
     if len(halves[0]) < settings.batch_size:
         raise ValueError(f"batch_size {settings.batch_size} is more than half the {len(images)} training images")
     with torch.device("meta"):  # what does not fit together fails here, before anything is written

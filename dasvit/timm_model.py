@@ -168,10 +168,6 @@ class DASViT(VisionTransformer, PyTorchModelHubMixin):
         """Compute layers again in the backward pass instead of keeping what they computed."""
         self.recompute = enable
 
-    def no_weight_decay(self) -> set[str]:
-        """Return the parameters that weight decay should leave alone."""
-        return {"pos_embed", "cls_token"}
-
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns that group parameters by layer, for layer-wise learning rates."""
         layers = r"^layers\.(\d+)" if coarse else [(r"^layers\.(\d+)", None), (r"^norm", (99999,))]

@@ -131,6 +131,10 @@ class VisionTransformer(nn.Module):
         self.head: nn.Module = nn.Linear(dim, num_classes)
         init_weights(self, init)
 
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that weight decay should leave alone, beside norms and biases."""
+        return {"pos_embed", "cls_token"}
+
     def embed(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Return class token and patch tokens with their positions added, before any selection.
 

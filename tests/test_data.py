@@ -10,6 +10,7 @@ from PIL import Image
 
 from dasvit import DataSettings, load_data
 from dasvit import data as data_module
+from dasvit.data import hold_out
 from dasvit.images import FileImages
 
 
@@ -38,11 +39,46 @@ def test_digits(digits):
     assert abs(x.std() - 1) < 1e-2
 
 
-def test_the_split_depends_on_the_seed_alone(digits):
-    again = load_data(DataSettings(), image_size=8)
-    other = load_data(DataSettings(), image_size=8, seed=1)
+def test_the_split_depends_on_its_own_seed_alone(digits):
+    again = load_data(DataSettings(subset_seed=1), image_size=8)
+    other = load_data(DataSettings(split_seed=1), image_size=8)
     assert torch.equal(again.test.images, digits.test.images)
     assert not torch.equal(other.test.images, digits.test.images)
+
+
+def test_a_subset_is_drawn_from_one_split():
+    """Whatever its seed, none of its test images is among the training images of another one's whole set."""
+    whole = {bytes(image.numpy()) for image in load_data(DataSettings(), image_size=8).train.images}
+    drawn = [load_data(DataSettings(test_images=50, subset_seed=seed), image_size=8).test.images for seed in (0, 1)]
+    assert not torch.equal(*drawn)
+    assert not whole & {bytes(image.numpy()) for images in drawn for image in images}
+
+
+@pytest.mark.parametrize("name", ["split_seed", "subset_seed"])
+def test_seeds_are_checked(name):
+    with pytest.raises(ValueError, match=f"{name} -1 is outside"):
+        DataSettings(**{name: -1})
+
+
+def test_validation_images_are_set_apart(digits):
+    train, val = hold_out(digits.train, 0.1, seed=0)
+    assert (len(train), len(val)) == (1294, 144)
+    assert np.bincount(val.labels).min() >= 13
+    rows = [{bytes(image.numpy()) for image in part.images} for part in (train, val, digits.train)]
+    assert not rows[0] & rows[1]
+    assert rows[0] | rows[1] == rows[2]
+    again, other = (hold_out(digits.train, 0.1, seed=seed)[1] for seed in (0, 1))
+    assert torch.equal(again.images, val.images)
+    assert not torch.equal(other.images, val.images)
+    assert hold_out(digits.train, 0.0, seed=0) == (digits.train, None)
+
+
+def test_validation_has_an_image_of_each_class_or_says_why_not(few_digits):
+    train, val = hold_out(few_digits.train, 0.001, seed=0)
+    assert sorted(val.labels.tolist()) == list(range(10))
+    assert len(train) == 190
+    with pytest.raises(ValueError, match=r"val_share 0\.5: 10 images of 10 classes are too few"):
+        hold_out(few_digits.train.subset(range(0, 200, 20)), 0.5, seed=0)
 
 
 def test_subsets_are_even_over_the_classes(few_digits):

@@ -57,7 +57,7 @@ class Retrain(Step):
     def images(self) -> Data:
         """Training and test images."""
         settings = self.settings
-        return load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
+        return load_data(settings.data, image_size=settings.image_size)
 
     def networks(self) -> dict[str, RetrainSettings]:
         """Return settings by network; without a found encoder those that need none."""

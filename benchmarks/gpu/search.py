@@ -66,7 +66,7 @@ class Search(Step):
     def images(self) -> ImageSet:
         """The training images."""
         settings = self.settings
-        return load_data(settings.data, image_size=settings.image_size, seed=settings.seed).train
+        return load_data(settings.data, image_size=settings.image_size).train
 
     def work(self, budget: Budget) -> None:
         """Search, or go on with it."""

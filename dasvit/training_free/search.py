@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..hardware import out_of_memory
 from ..loop import Signals
 from ..runs import Run, RunFailedError
-from ..search import check_seed
+from ..seeds import check_seed
 from ..vit import check_sizes
 from .dss import Norms
 from .indicators import INDICATORS, Probe, score

@@ -1,0 +1,57 @@
+"""What is searched and trained on a processor: a preset, and how it is made small enough for several searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dasvit.hardware import Hardware
+from dasvit.presets import RETRAIN, SEARCH
+from dasvit.retrain import RetrainSettings
+from dasvit.search import SearchSettings
+
+HARDWARE = Hardware("cpu", "32-true")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A preset made smaller.
+
+    Args:
+        preset: Its name.
+        note: What is to be said beside every result.
+        sizes: What search and retraining have in common, instead of the preset's.
+        data: The same for the images.
+        stages: Of the search; the preset's if not given.
+    """
+
+    preset: str
+    note: str
+    sizes: Mapping[str, Any]
+    data: Mapping[str, Any]
+    stages: tuple[tuple[int, int, int], ...] | None = None
+
+    def settings(self, data: str | None = None) -> tuple[SearchSettings, RetrainSettings]:
+        """Return the settings of search and retraining.
+
+        Args:
+            data: Where the images are, as for ``dasvit search --data``; the preset's if not given.
+        """
+        find, train = SEARCH[self.preset], RETRAIN[self.preset]
+        images = replace(find.data, data=data or find.data.data, **self.data)
+        both = {"data": images, "hardware": HARDWARE, **self.sizes}
+        return replace(find, **both, stages=self.stages or find.stages), replace(train, **both)
+
+
+SCALES = {
+    "digits": Scale("tiny", "scikit-learn's digits", {}, {}),
+    "cifar10": Scale(
+        "small",
+        "CIFAR-10 images re-encoded as JPEG (quality about 75) and reduced to 16 pixels, 4,000 of them to train on: "
+        "accuracies are not those of the originals",
+        {"image_size": 16, "dim": 48},
+        {"train_images": 4000, "test_images": 5000},
+        ((2, 8, 6), (4, 5, 6), (6, 3, 6)),
+    ),
+}
