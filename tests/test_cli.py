@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dasvit import Genotype, cli, presets, zoo
+from dasvit.retrain import Retraining  # noqa: F401  (loads the module)
 from dasvit.search import SearchStage
 
 QUICK_SEARCH = ["--data", "digits", "--dim", "24", "--train-images", "200", "--stages", "1", "8", "1", "1", "3", "1"]
@@ -68,9 +71,10 @@ def test_the_whole_way(searched, retrained, run, tmp_path):
     assert Genotype.from_json((retrained / "genotype.json").read_text()) == genotype
     code, out, _ = run("evaluate", retrained, "--json")
     accuracy = json.loads(out)
-    last = json.loads((retrained / "metrics.jsonl").read_text().splitlines()[-1])
+    kept = json.loads((retrained / "result.json").read_text())
     assert code == 0
-    assert accuracy == {k: last[k] for k in ("top1", "top5", "loss")} | {"images": 50}
+    assert accuracy == {k: kept[k] for k in ("top1", "top5", "loss", "images")}
+    assert kept["images"] == len(kept["predictions"]) == 50
     code, out, _ = run("evaluate", retrained)
     assert (code, out) == (
         0,
@@ -81,6 +85,25 @@ def test_the_whole_way(searched, retrained, run, tmp_path):
         figure = tmp_path / f"F.{suffix}"
         assert run("draw", searched / "genotype.json", "-o", figure)[0] == 0
         assert figure.read_bytes().startswith(start)
+
+
+def test_a_seed_moves_no_split(monkeypatch, tmp_path):
+    """Test images of one seed would be training images of the search of another."""
+    seen = []
+
+    def noting(settings, data, out, **_):
+        seen.append(data)
+        raise ValueError("seen")
+
+    for command in ("search", "retrain"):
+        monkeypatch.setattr(sys.modules[f"dasvit.{command}"], command, noting)
+        for flags in ([], ["--seed", 1], ["--order-seed", 1], ["--split-seed", 1]):
+            assert dasvit(command, "--data", "digits", *flags, "--out", tmp_path / "r") == 2
+    for search, retrain in zip(seen[:4], seen[4:], strict=True):
+        assert torch.equal(search.test.images, retrain.test.images)
+    plain, *same, other = seen[:4]
+    assert all(torch.equal(data.test.images, plain.test.images) for data in same)
+    assert not torch.equal(other.test.images, plain.test.images)
 
 
 def test_a_figure_is_the_same_each_time(run, tmp_path):

@@ -1,4 +1,5 @@
 import gc
+import itertools
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import torch
 from dasvit import Data, DataSettings, FairnessSettings, Genotype, SearchSettings, SearchSpace, load_data, search
 from dasvit.hardware import Hardware, make_fabric
 from dasvit.loop import Interrupted
-from dasvit.search import METHODS, SearchStage
+from dasvit.search import METHODS, SearchStage, draw_halves
 
 QUICK = SearchSettings(dim=24, stages=((1, 8, 2), (2, 5, 1), (2, 3, 1)), hardware=Hardware("cpu"))
 
@@ -107,6 +108,55 @@ def test_the_same_seed_gives_the_same_search(images):
     one, two, other = (search(replace(QUICK, seed=seed), images) for seed in (0, 0, 1))
     assert untimed(one.history) == untimed(two.history)
     assert untimed(one.history) != untimed(other.history)
+
+
+def test_stages_of_one_seed_are_not_those_of_the_next(images):
+    """Where shapes agree, the second stage of a seed would be the first of the seed after it, if seeds were counted on."""
+
+    def start(seed, number):
+        settings = replace(QUICK, seed=seed, stages=((1, 8, 1), (1, 8, 1)))
+        candidates = (settings.space.operations,) * 5
+        return SearchStage(settings, number, candidates, images.halves(0), make_fabric(QUICK.hardware)).supernet
+
+    nets = [start(seed, number) for seed, number in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    for name in ("alpha", "head.weight", "pos_embed"):
+        values = [net.state_dict()[name] for net in nets]
+        assert not any(torch.equal(a, b) for a, b in itertools.combinations(values, 2)), name
+
+
+def test_weights_and_order_have_seeds_of_their_own(images):
+    def first(**seeds):
+        settings = replace(QUICK, **seeds)
+        halves = draw_halves(settings, images)
+        stage = SearchStage(settings, 0, (settings.space.operations,) * 5, halves, make_fabric(QUICK.hardware))
+        return stage.supernet.head.weight.detach().clone(), next(stage._batches(0, 0, 0))[0]
+
+    (w, x), (w_other, x_same), (w_same, x_other) = first(), first(seed=1, order_seed=0), first(order_seed=1)
+    assert torch.equal(w, w_same)
+    assert torch.equal(x, x_same)
+    assert not torch.equal(w, w_other)
+    assert not torch.equal(x, x_other)
+
+
+def test_matrices_decay_and_nothing_else(images):
+    stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
+    decay = {p: group["weight_decay"] for group in stage.weight_optimizer.param_groups for p in group["params"]}
+    assert set(decay) == set(stage.supernet.network_parameters)
+    for name, parameter in stage.supernet.named_parameters():
+        if name != "alpha":
+            matrix = parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
+            assert decay[parameter] == (QUICK.weight_decay if matrix else 0), name
+
+
+def test_the_decay_of_alpha_pulls_it_to_zero(images):
+    """Under AdamW a decay of 1e-3 at a rate of 1e-2 would leave 99.98 % of it after 20 steps without a gradient."""
+    stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
+    alpha = stage.supernet.alpha
+    alpha.data.fill_(0.5)
+    for _ in range(20):
+        alpha.grad = torch.zeros_like(alpha)
+        stage.alpha_optimizer.step()
+    assert alpha.max() < 0.35
 
 
 def test_alpha_is_reset_or_carried_between_stages(images):
@@ -239,35 +289,6 @@ def test_weights_updated_in_pieces_are_those_of_one_step(images, monkeypatch):
 def test_how_a_batch_is_divided_is_checked(change, words):
     with pytest.raises(ValueError, match=words):
         replace(QUICK, **change)
-
-
-COMPILED = """
-import torch
-from dataclasses import replace
-from functools import partialmethod
-from torch import nn
-from dasvit import DataSettings, SearchSettings, SearchSpace, load_data, search
-from dasvit.hardware import Hardware
-
-nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")
-SPACE = SearchSpace(heads=(2,), mlp_ratios=(1.0,))
-images = load_data(DataSettings(train_images=80, test_images=10), image_size=16).train
-for change in ({}, {"recompute": True, "keep_ratio": 0.5}):
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    settings = SearchSettings(dim=24, space=SPACE, batch_size=20, stages=((1, 4, 1),), **change)
-    ways = (Hardware("cpu", "64-true", compile=compiled) for compiled in (False, True))
-    plain, compiled = (search(replace(settings, hardware=way), images).supernet.state_dict() for way in ways)
-    torch.testing.assert_close(plain, compiled, atol=1e-10, rtol=1e-8)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # a step of α, one of the weights
-    assert not torch._dynamo.utils.counters["graph_break"]
-"""
-
-
-def test_a_stage_is_compiled_once_and_takes_the_same_steps():
-    """In a process without run-time shape checks, which torch.compile cannot look into."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_finished_stage_is_let_go(images):
