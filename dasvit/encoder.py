@@ -18,6 +18,7 @@ from .vit import EncoderLayer, VisionTransformer
 
 _PUBLISHED = '{"format": 1, "nodes": [[[0, "mlp:0.5"], [1, "mlp:0.5"]], [[1, "mlp:0.5"], [2, "msa:HEADS"]]]}'
 BASELINE = "vit_b16"
+MAX_TEXT = 100_000  # characters of a genotype file: the largest genotype has some thousand
 
 
 def genotypes() -> dict[str, Genotype]:
@@ -162,11 +163,16 @@ def resolve(name: str) -> Genotype | str:
     if name.lstrip().startswith("{"):
         return Genotype.from_json(name)
     try:
-        text = Path(name).read_text()
+        if not Path(name).is_file():  # to read a pipe is to wait for ever
+            raise ValueError
+        with open(name) as file:
+            text = file.read(MAX_TEXT + 1)
     except (OSError, ValueError):
         raise ValueError(
             f"{name!r} is no readable file and no known name: {', '.join([BASELINE, *published])}"
         ) from None
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"{name} has more than {MAX_TEXT:,} characters: a genotype is a line of JSON")
     try:
         return Genotype.from_json(text)
     except ValueError as error:

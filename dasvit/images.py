@@ -128,11 +128,14 @@ class ImageSet:
     """Labelled images as bytes, with the statistics that normalise them.
 
     Args:
-        images: ``[n, c, h, w]`` of type uint8, or files decoded when needed.
+        images: ``[n, c, h, w]`` of type uint8, square, or files decoded when needed.
         labels: ``[n]``, from 0.
         classes: Name of each class.
         mean: Mean of each channel, of values in [0, 1].
         std: Standard deviation of each channel.
+
+    Raises:
+        ValueError: If the images are not square.
     """
 
     images: UInt8[Tensor, "n c h w"] | FileImages
@@ -140,6 +143,14 @@ class ImageSet:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, Tensor) and self.images.shape[-2] != self.images.shape[-1]:
+            height, width = self.images.shape[-2:]
+            raise ValueError(
+                f"images of {height}x{width} pixels are not square: crop or pad them to squares "
+                "(files are cropped at their centre)"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -234,10 +245,14 @@ def distort(
     generator: torch.Generator,
     part: tuple[int, int] = (0, 1),
 ) -> Float[Tensor, "b c size size"]:
-    """Crop, shift and mirror each image at random and resize it, in one affine resampling.
+    """Shift, crop and mirror each image at random and resize it, in one resampling.
+
+    A shift moves the image by whole pixels and uncovers a border of 0, the mean colour. A crop is a square of what is
+    seen then. It is resampled as by :func:`resize`, so that a network is trained on what it will be tested on: smoothed
+    where it shrinks, and at an edge of what is seen the pixels inside count for those that there are not.
 
     Args:
-        x: Normalised images, so that 0 (the border after a shift) is the mean colour.
+        x: Normalised square images.
         size: Side of the result.
         augmentation: How strong the distortions are.
         generator: Source of randomness, on the CPU.
@@ -249,11 +264,37 @@ def distort(
     n, side = len(x) * of, x.shape[-1]
     scale = (1 - (1 - augmentation.min_crop) * torch.rand(n, generator=generator)).sqrt()
     room = (1 - scale).unsqueeze(1) * (2 * torch.rand(n, 2, generator=generator) - 1)
-    pixels = round(augmentation.shift * side)
-    shift = torch.randint(-pixels, pixels + 1, (n, 2), generator=generator) * (2 / side)
+    reach = round(augmentation.shift * side)
+    shift = torch.randint(-reach, reach + 1, (n, 2), generator=generator)
     mirror = 1 - 2 * torch.randint(2, (n,), generator=generator) * augmentation.flip
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * mirror, scale, room + shift
-    theta = theta[which * len(x) : (which + 1) * len(x)]
-    grid = F.affine_grid(theta.to(x, non_blocking=True), [len(x), x.shape[1], size, size], align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
+    step = side / size * torch.stack([scale * mirror, scale], 1)
+    drawn = torch.stack([(side * (1 + room) - 1) / 2, step, shift])[:, which * len(x) : (which + 1) * len(x)]
+    columns, rows = _weights(*drawn.to(x, non_blocking=True), side=side, size=size).unbind(1)
+    return rows.unsqueeze(1) @ x @ columns.unsqueeze(1).mT
+
+
+def _weights(
+    middle: Float[Tensor, "b 2"], step: Float[Tensor, "b 2"], shift: Float[Tensor, "b 2"], *, side: int, size: int
+) -> Float[Tensor, "b 2 size side"]:
+    """Return for each image and axis the weight of each of its ``side`` pixels in each of the result's ``size``.
+
+    Bilinear weights are a triangle around the point that a pixel of the result looks at, as wide as a step where the
+    image shrinks.
+
+    Args:
+        middle: What the middle of the result looks at, in pixels of the shifted image.
+        step: How much further the next pixel looks; negative if the image is mirrored.
+        shift: By how many pixels the image has moved to the left or up.
+        side: Of an image.
+        size: Of the result.
+    """
+    pixel = torch.arange(side, device=step.device)
+    look = middle[..., None] + step[..., None] * (torch.arange(size, device=step.device) - (size - 1) / 2)
+    width = step.abs().clamp_min(1)[..., None, None]
+
+    def triangle(place: Tensor) -> Tensor:
+        return (1 - (place.unsqueeze(-2) - look.unsqueeze(-1)).abs() / width).clamp_min(0)
+
+    moved = pixel - shift[..., None]
+    seen = (moved >= 0) & (moved < side)
+    return triangle(moved) * seen.unsqueeze(-2) / triangle(pixel).sum(-1, keepdim=True)

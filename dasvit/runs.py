@@ -139,9 +139,11 @@ class Run:
     def _started(self) -> tuple[str, dict[str, Any]]:
         try:
             stored = json.loads((self.path / "settings.json").read_text())
-            return stored["command"], stored["settings"]
+            started = stored["command"], stored["settings"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{self.path} is no run directory: it has no readable settings.json") from None
+        _refuse_unknown(stored, dict.fromkeys(("command", "settings", "provenance")), f"{self.path / 'settings.json'}")
+        return started
 
     def write(self, name: str, content: str | Mapping[str, Any]) -> None:
         """Write a file of the run, whole or not at all; a mapping is written as JSON.
@@ -338,9 +340,13 @@ def from_plain(cls: type, data: Any) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"settings: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if (unknown := next(_unknown(data, as_plain(settings)), None)) is not None:
-        raise ValueError(f"settings: unknown field {unknown!r:.80}: remove it, or use the version that wrote it")
+    _refuse_unknown(data, as_plain(settings), "settings")
     return settings
+
+
+def _refuse_unknown(data: Any, known: Any, name: str) -> None:
+    if (unknown := next(_unknown(data, known), None)) is not None:
+        raise ValueError(f"{name}: unknown field {unknown!r:.80}: remove it, or use the version that wrote it")
 
 
 def _differences(stored: Any, given: Any, prefix: str = "") -> str:

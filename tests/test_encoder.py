@@ -1,4 +1,7 @@
+import os
 import random
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,6 +80,28 @@ def test_resolve_takes_names_texts_and_files(tmp_path):
 def test_resolve_names_what_it_cannot_find(name, words):
     with pytest.raises(ValueError, match=words):
         resolve(name)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_regular_file_is_not_read(kind, tmp_path):
+    path, pipe = {"folder": tmp_path, "device": Path("/dev/null")}.get(kind, tmp_path / "pipe"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = genotypes()["dasvit-cifar10"].to_json()
+    writer = subprocess.Popen(["sh", "-c", f"echo '{text}' > {pipe}"])  # reading once would succeed, twice would hang
+    try:
+        with pytest.raises(ValueError, match=r"is no readable file and no known name: vit_b16") as caught:
+            resolve(str(path))
+    finally:
+        writer.kill()
+        writer.wait()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_huge_file_is_not_read_to_its_end(tmp_path):
+    file = tmp_path / "huge.json"
+    file.write_text(genotypes()["dasvit-cifar10"].to_json() + " " * 100_000)
+    with pytest.raises(ValueError, match=r"huge\.json has more than 100,000 characters: a genotype is a line of JSON"):
+        resolve(str(file))
 
 
 def test_a_bad_genotype_file_is_named(tmp_path):

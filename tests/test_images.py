@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -106,11 +107,77 @@ def test_flip_mirrors_about_half():
     assert 70 < int(mirrored.sum()) < 130
 
 
-def test_crops_stay_inside_and_are_resized():
-    x = torch.ones(50, 1, 8, 8)
-    y = distort(x, 16, Augmentation(min_crop=0.3), generator())
-    assert y.shape == (50, 1, 16, 16)
-    assert y[..., 1:-1, 1:-1].min() > 0.99
+@pytest.mark.parametrize("size", [5, 8, 16])
+def test_crops_stay_inside_and_are_resized(size):
+    y = distort(torch.ones(50, 1, 8, 8), size, Augmentation(min_crop=0.3), generator())
+    torch.testing.assert_close(y, torch.ones(50, 1, size, size))
+
+
+def test_a_crop_reads_the_pixels_of_its_square():
+    """Held against a resampling of PIL, which takes squares of fractions of pixels."""
+    x, settings = torch.rand(20, 1, 16, 16), Augmentation(flip=True, shift=0.25, min_crop=0.4)
+    for size in (7, 16, 40):
+        y = distort(x, size, settings, generator())
+        for image, seen, (move, (left, upper, side), mirrored) in zip(x, y, boxes(20, 16, settings), strict=True):
+            shifted = torch.zeros(24, 24)
+            shifted[4:20, 4:20] = image[0]
+            shifted = shifted[4 + move[1] : 20 + move[1], 4 + move[0] : 20 + move[0]]
+            box = (left, upper, left + side, upper + side)
+            expected = Image.fromarray(shifted.numpy()).resize((size, size), Image.Resampling.BILINEAR, box=box)
+            expected = torch.from_numpy(np.array(expected))
+            torch.testing.assert_close(seen[0], expected.flip(-1) if mirrored else expected, atol=1e-5, rtol=0)
+
+
+def boxes(n, side, settings):
+    """What a generator's numbers mean: whole pixels to move by, a square in pixels, whether it is mirrored."""
+    draw = generator()
+    scale = (1 - (1 - settings.min_crop) * torch.rand(n, generator=draw)).sqrt()
+    room = torch.rand(n, 2, generator=draw)
+    reach = round(settings.shift * side)
+    moves = torch.randint(-reach, reach + 1, (n, 2), generator=draw)
+    mirrored = torch.randint(2, (n,), generator=draw).bool()
+    for s, r, move, mirror in zip(scale.tolist(), room.tolist(), moves.tolist(), mirrored.tolist(), strict=True):
+        yield move, [*(side * (1 - s) * share for share in r), side * s], mirror
+
+
+@pytest.mark.parametrize("size", [7, 20, 32, 45, 224])
+@pytest.mark.parametrize("noise", [True, False])
+def test_a_training_image_is_resampled_as_a_test_image(size, noise):
+    x = torch.randn(16, 1, 32, 32) if noise else torch.full((16, 1, 32, 32), 2.0)
+    y = distort(x, size, Augmentation(flip=True), generator())
+    straight, mirrored = resize(x, size), resize(x.flip(-1), size)
+    same, other = (torch.isclose(y, z, atol=5e-5).flatten(1).all(1) for z in (straight, mirrored))
+    assert (same | other).all()
+    assert y.std().item() == pytest.approx(straight.std().item(), rel=0.02, abs=1e-6)
+    assert not noise or (same.any() and other.any())
+
+
+def test_nothing_is_dark_but_what_a_shift_uncovers():
+    x, settings = torch.ones(64, 1, 8, 8), Augmentation(shift=0.25)
+    y = distort(x, 32, settings, generator())
+    for seen, (move, *_) in zip(y[:, 0], boxes(64, 8, settings), strict=True):
+        content = torch.nn.functional.pad(x[0, 0], (2, 2, 2, 2))[2 + move[1] :, 2 + move[0] :][:8, :8]
+        torch.testing.assert_close(seen, resize(content[None, None], 32)[0, 0])
+
+
+@pytest.mark.parametrize("size", [8, 20])
+def test_part_of_a_batch_is_that_part_of_the_whole(size):
+    settings = {"image_size": size, "seed": 3, "epoch": 1, "augmentation": Augmentation(True, 0.25, 0.5)}
+    pixels = torch.randint(256, (50, 3, 16, 16), dtype=torch.uint8)
+    images = ImageSet(pixels, torch.arange(50), ("a",), (0.5,) * 3, (1.0,) * 3)
+    whole = list(images.batches(12, **settings))
+    for of in (2, 3):
+        parts = zip(*(images.batches(12, **settings, part=(i, of)) for i in range(of)), strict=True)
+        for (x, y), part in zip(whole, parts, strict=True):
+            assert torch.equal(torch.cat([x_part for x_part, _ in part]), x)
+            assert torch.equal(torch.cat([y_part for _, y_part in part]), y)
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 8), (6, 10), (8, 6)])
+def test_images_that_are_not_square_are_refused(height, width):
+    images = torch.zeros(4, 1, height, width, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=rf"^images of {height}x{width} pixels are not square: crop or pad them"):
+        ImageSet(images, torch.arange(4), tuple("abcd"), (0.5,), (0.5,))
 
 
 def test_resize_any_way():

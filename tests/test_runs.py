@@ -191,6 +191,21 @@ def test_a_setting_that_came_later_has_its_default(tmp_path):
         Run.open(tmp_path / "r", "search", Settings(2), resume=True)
 
 
+def test_a_field_that_settings_do_not_have_is_refused(tmp_path):
+    Run.open(tmp_path / "r", "search", Settings(2)).close()
+    path = tmp_path / "r" / "settings.json"
+    stored = json.loads(path.read_text())
+    for extra in ({"x\n" * 10**5: 1}, {"setings": {}}, {"Command": "retrain", "settings.x": 3}):
+        path.write_text(json.dumps(stored | extra))
+        with pytest.raises(ValueError, match=r"settings\.json: unknown field '.*: remove it, or use the") as caught:
+            Run.open(tmp_path / "r", "search", Settings(2), resume=True)
+        assert repr(next(iter(extra)))[:40] in str(caught.value)
+        assert "\n" not in str(caught.value)
+    del stored["provenance"]  # tells where the run is from and decides nothing
+    path.write_text(json.dumps(stored))
+    Run.open(tmp_path / "r", "search", Settings(2), resume=True).close()
+
+
 def test_what_a_kill_before_the_start_leaves_is_no_obstacle(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / "settings.json.part").write_text('{"comm')

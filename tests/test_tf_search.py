@@ -2,16 +2,18 @@ import json
 import multiprocessing
 import os
 import signal
+from contextlib import nullcontext
 
 import distributed
 import joblib
 import pytest
+import torch
 
 from dasvit.loop import Interrupted
 from dasvit.runs import RunFailedError
 from dasvit.training_free import INDICATORS, SPACES, TFSearchSettings, indicators, tf_search
 from dasvit.training_free import search as module
-from dasvit.training_free.search import draw
+from dasvit.training_free.search import draw, score_number
 
 QUICK = {"space": "autoformer-xs", "image_size": 8, "patch_size": 4, "in_channels": 1, "num_classes": 10}
 
@@ -131,6 +133,22 @@ def test_a_network_that_fails_is_told_not_dropped(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"none of the 6 networks could be scored; the first: ValueError: dss of this"):
         tf_search(settings())
     assert indicators.INDICATORS is INDICATORS
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError(), KeyError("a bug"), ValueError("none")])
+def test_torch_has_its_threads_back_whatever_happens(error, monkeypatch):
+    def failing(model, probe):
+        assert torch.get_num_threads() == 1
+        raise error
+
+    monkeypatch.setitem(INDICATORS, "dss", failing)
+    torch.set_num_threads(3)
+    try:
+        with nullcontext() if isinstance(error, ValueError) else pytest.raises(type(error)):
+            score_number(settings(), 0)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(

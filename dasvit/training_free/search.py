@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -121,23 +121,32 @@ def score_number(settings: TFSearchSettings, number: int) -> dict[str, Any]:
     Raises:
         RuntimeError: If memory runs out: that says something about the machine, nothing about the network.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small singular values on many threads are slower, and processes share the processors
     space, shape = SPACES[settings.space], settings.shape
     probe = Probe(
         settings.image_size, seed=settings.seed, norms=_norms(settings.space, shape) if space.shared else None
     )
     scores, errors = {}, {}
-    for name in settings.indicators:
-        try:
-            scores[name] = score(space.build(number, shape), name, probe)
-        except (ValueError, RuntimeError) as error:
-            if out_of_memory(error):
-                raise
-            errors[name] = f"{type(error).__name__}: {error}"
-    torch.set_num_threads(threads)
+    with _one_thread():
+        for name in settings.indicators:
+            try:
+                scores[name] = score(space.build(number, shape), name, probe)
+            except (ValueError, RuntimeError) as error:
+                if out_of_memory(error):
+                    raise
+                errors[name] = f"{type(error).__name__}: {error}"
     row = {"number": number, "parameters": space.parameters(number, shape), "scores": scores}
     return {**row, "errors": errors} if errors else row
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: small singular values on many are slower, and processes share the processors."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @cache
