@@ -397,9 +397,12 @@ def _score(arguments: list[str]) -> None:
             raise ValueError(f"unknown indicator {name!r}; known: {', '.join(INDICATORS)}")
     check_seed(given.seed)
     shape = Shape(given.image_size, given.patch_size, given.in_channels, given.num_classes, given.seed)
+    same_as = None
     if (place := find(given.network)) is not None:
         space, number = place
         model = SPACES[space].build(number, shape)
+        if (first := SPACES[space].canonical(number)) != number:
+            same_as = f"{space}:{first}"
     else:
         import torch
 
@@ -409,11 +412,14 @@ def _score(arguments: list[str]) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     scores = {name: score(model, name, Probe(given.image_size, seed=given.seed)) for name in given.indicator}
     if given.json:
-        print(json.dumps({"network": given.network, "parameters": parameters, "scores": scores}))
+        same = {} if same_as is None else {"same_as": same_as}
+        print(json.dumps({"network": given.network, **same, "parameters": parameters, "scores": scores}))
         return
     for name, parts in scores.items():
         print(f"{name} " + ", ".join(f"{part} {value:.6g}" for part, value in parts.items()))
     print(f"{parameters:,} parameters")
+    if same_as is not None:
+        print(f"the same function as {same_as}; its weights are drawn in another order, so scores differ by the draw")
 
 
 def _tf_search(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,21 @@ class Cell(nn.Module):
 def make_cell(genotype: Genotype, dim: int) -> Cell:
     """Return one encoder layer built after ``genotype``."""
     return Cell({edge: make_operation(op, dim) for edge, op in genotype.edges}, genotype.inputs)
+
+
+def layer_parameters(genotype: Genotype, dim: int) -> int:
+    """Return the number of parameters of one encoder layer, from counts of its operations made once.
+
+    Raises:
+        ValueError: If the number of heads of an operation does not divide ``dim``.
+    """
+    return sum(_parameters(operation, dim) for _, operation in genotype.edges)
+
+
+@cache
+def _parameters(operation: Operation, dim: int) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in make_operation(operation, dim).parameters())
 
 
 def resolve(name: str) -> Genotype | str:

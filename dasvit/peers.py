@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import islice
 
 import torch
 
-from .encoder import BASELINE
+from .encoder import BASELINE, layer_parameters
 from .images import ImageSet
 from .retrain import RetrainSettings, make_network
 from .space import Genotype, SearchSpace
@@ -21,35 +22,79 @@ def count_parameters(settings: RetrainSettings, images: ImageSet) -> int:
         return sum(p.numel() for p in make_network(settings, images).parameters())
 
 
+def random_peers(
+    genotype: Genotype,
+    settings: RetrainSettings,
+    images: ImageSet,
+    *,
+    count: int = 10,
+    seed: int = 0,
+    space: SearchSpace | None = None,
+) -> list[Genotype]:
+    """Draw encoders of the size of the found one: different functions, none of them that of the found one.
+
+    All have attention (without it the class token sees no image), and their networks' parameters are within 5 % of
+    those of the found one's. Of such functions each is equally likely, however many genotypes stand for it.
+
+    Args:
+        genotype: The encoder found.
+        settings: Width and depth of the networks.
+        images: Training images, for their channels and classes.
+        count: How many are drawn; fewer are the first ones of more.
+        seed: Seed of the draw, not that of any training: which encoders they are is a question of its own.
+        space: Where they are drawn from; the default space if not given.
+
+    Raises:
+        ValueError: If there are not so many.
+    """
+    size = count_parameters(replace(settings, genotype=genotype.to_json()), images)
+    formula, layer = genotype.formula, layer_parameters(genotype, settings.dim)
+    equal = (
+        other
+        for other in (space or SearchSpace()).shuffled(random.Random(seed))
+        if other.has_attention
+        and abs(layer_parameters(other, settings.dim) - layer) * settings.depth <= TOLERANCE * size
+        and other.formula != formula
+    )
+    if len(drawn := list(islice(equal, count))) < count:
+        raise ValueError(
+            f"only {len(drawn)} of {count} random encoders found within {TOLERANCE:.0%} of {size:,} parameters: "
+            f"ask for fewer, or give a larger space"
+        )
+    return drawn
+
+
 def peers(
-    genotype: Genotype, settings: RetrainSettings, images: ImageSet, space: SearchSpace | None = None
+    genotype: Genotype,
+    settings: RetrainSettings,
+    images: ImageSet,
+    *,
+    count: int = 10,
+    seed: int = 0,
+    space: SearchSpace | None = None,
 ) -> dict[str, RetrainSettings]:
     """Return settings for the found encoder and its peers, alike in everything but the architecture.
 
     Args:
         genotype: The encoder found.
-        settings: How all of them are trained; the seed also draws the random encoder.
+        settings: How all of them are trained.
         images: Training images, for their channels and classes.
-        space: Where the random encoder is drawn from; the default space if not given.
+        count: How many random encoders.
+        seed: Seed by which they are drawn, see :func:`random_peers`.
+        space: Where they are drawn from; the default space if not given.
 
     Returns:
-        ``found``; ``published``; ``random``, which has attention (without it the class token sees no image) and
-        whose size is within 5 % of the found one's; ``vit``, the plain transformer with the number of layers that
-        comes nearest in size.
+        ``found``; ``published``; ``random-0``, ``random-1``, …, of the size of the found one; ``vit``, the plain
+        transformer with the number of layers that comes nearest in size.
 
     Raises:
-        ValueError: If a thousand random encoders hold none such.
+        ValueError: If there are not so many random encoders of this size.
     """
     found = replace(settings, genotype=genotype.to_json())
+    drawn = random_peers(genotype, settings, images, count=count, seed=seed, space=space)
+    others = {f"random-{i}": replace(settings, genotype=other.to_json()) for i, other in enumerate(drawn)}
     size = count_parameters(found, images)
-    rng = random.Random(settings.seed)
-    drawn = ((space or SearchSpace()).sample(rng) for _ in range(1000))
-    seeing = (g for g in drawn if g != genotype and any(operation.kind == "msa" for _, operation in g.edges))
-    candidates = (replace(settings, genotype=g.to_json()) for g in seeing)
-    equal = (c for c in candidates if abs(count_parameters(c, images) - size) <= TOLERANCE * size)
-    if (chosen := next(equal, None)) is None:
-        raise ValueError(f"no random encoder within {TOLERANCE:.0%} of {size} parameters in a thousand draws")
     plain = [replace(settings, genotype=BASELINE, depth=depth) for depth in range(1, 2 * settings.depth + 1)]
     nearest = min(plain, key=lambda s: abs(count_parameters(s, images) - size))
     published = replace(settings, genotype="dasvit-cifar10")
-    return {"found": found, "published": published, "random": chosen, "vit": nearest}
+    return {"found": found, "published": published, **others, "vit": nearest}

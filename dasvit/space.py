@@ -6,15 +6,21 @@ import itertools
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, Literal
+
+from .formula import INPUTS, Formula, write_formula
 
 Kind = Literal["none", "skip", "msa", "mlp"]
 Edge = tuple[int, int]
 """Source and target of an edge."""
 FORMAT = 1
 MAX_HEADS, MAX_RATIO, MAX_NODES = 1024, 64.0, 16
+LISTED = 100_000
+"""Names up to which a space is listed to find its functions, at about 10,000 a second."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,33 @@ class Genotype:
             for source, operation in node:
                 yield (source, target), operation
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether an edge has attention; without it no token sees another, and the class token sees no image."""
+        return any(operation.kind == "msa" for _, operation in self.edges)
+
+    @property
+    def formula(self) -> Formula:
+        """The encoder written out; two encoders have one formula if they differ by the names of their weights alone.
+
+        Then any weights of the one are weights of the other, at which both compute the same: they are one *function*.
+        In it x1 is the output of the layer before and x0 that of the layer before that, also with one input.
+        Weights are renamed, not changed: ``E = 2 y1`` is told from ``E = y1``, though doubled weights can make up for
+        it, since both start and train otherwise.
+        """
+        values: list[Counter[Any]] = [Counter((x,)) for x in INPUTS[-self.inputs :]]
+        calls: dict[Edge, tuple[str, Counter[Any]]] = {}
+        for target, node in enumerate(self.nodes, start=self.inputs):
+            value: Counter[Any] = Counter()
+            for source, operation in node:
+                if operation == SKIP:
+                    value.update(values[source])
+                elif operation != NONE:
+                    calls[source, target] = str(operation), values[source]
+                    value[source, target] += 1
+            values.append(value)
+        return write_formula(calls, sum(values[self.inputs :], start=Counter()))
+
     def to_json(self) -> str:
         """Write as JSON, e.g. ``{"format": 1, "nodes": [[[0, "mlp:0.5"], [1, "skip"]], …]}``."""
         nodes = [[[source, str(operation)] for source, operation in node] for node in self.nodes]
@@ -160,7 +193,8 @@ class SearchSpace:
     """All encoders of a directed acyclic graph with the given operations (Section III-B).
 
     ``len(space)`` counts the architectures, iteration enumerates them, ``space[i]`` is the i-th,
-    ``space.sample(rng)`` draws one uniformly.
+    ``space.sample(rng)`` draws one uniformly. Several may be the same function (:attr:`Genotype.formula`):
+    ``space.functions()`` has one of each, ``space.shuffled(rng)`` draws those.
 
     Args:
         heads: Head counts of the attention candidates.
@@ -188,7 +222,7 @@ class SearchSpace:
         if len(set(self.operations)) < len(self.operations):
             raise ValueError(f"search space lists an operation twice: {', '.join(map(str, self.operations)):.200}")
 
-    @property
+    @cached_property
     def operations(self) -> tuple[Operation, ...]:
         """The candidates of every edge: zero, identity, attention by heads, MLP by ratio."""
         msa = tuple(Operation("msa", heads) for heads in self.heads)
@@ -212,9 +246,12 @@ class SearchSpace:
     def __len__(self) -> int:
         return math.prod(self._radices())
 
-    def __getitem__(self, index: int) -> Genotype:
+    def _check(self, index: int) -> None:
         if not 0 <= index < math.prod(self._radices()):
             raise IndexError(f"architecture {index} of a space of {math.prod(self._radices())}")
+
+    def __getitem__(self, index: int) -> Genotype:
+        self._check(index)
         operations, nodes = self.operations[1:], []
         for target, radix in enumerate(self._radices(), start=self.inputs):
             index, digit = divmod(index, radix)
@@ -242,3 +279,47 @@ class SearchSpace:
     def sample(self, rng: random.Random) -> Genotype:
         """Draw one architecture, all being equally likely."""
         return self[rng.randrange(math.prod(self._radices()))]
+
+    def functions(self) -> tuple[int, ...]:
+        """Return the numbers of architectures that are different functions, the smallest number of each function.
+
+        Raises:
+            ValueError: If the space has more than 100,000 architectures.
+        """
+        return _functions(self)[0]
+
+    def canonical(self, number: int) -> int:
+        """Return the smallest number of an architecture that is the same function.
+
+        Raises:
+            IndexError: If there is no architecture of this number.
+            ValueError: If the space has more than 100,000 architectures.
+        """
+        self._check(number)
+        return _functions(self)[1][number]
+
+    def shuffled(self, rng: random.Random) -> Iterator[Genotype]:
+        """Yield different functions in random order, each once and all being equally likely at any place.
+
+        Of a space with more than 100,000 architectures, so many are drawn; functions that are several of them tend to
+        come earlier.
+        """
+        if math.prod(self._radices()) <= LISTED:
+            functions = self.functions()
+            yield from map(self.__getitem__, rng.sample(functions, len(functions)))
+            return
+        seen: set[Formula] = set()
+        for genotype in (self.sample(rng) for _ in range(LISTED)):
+            if (formula := genotype.formula) not in seen:
+                seen.add(formula)
+                yield genotype
+
+
+@cache
+def _functions(space: SearchSpace) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the first number of each function, and for each architecture the first number of its function."""
+    if (size := math.prod(space._radices())) > LISTED:
+        raise ValueError(f"search space of {size:,} architectures: its functions are listed up to {LISTED:,}")
+    firsts: dict[Formula, int] = {}
+    canonical = tuple(firsts.setdefault(genotype.formula, number) for number, genotype in enumerate(space))
+    return tuple(firsts.values()), canonical

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dasvit import Genotype, cli, presets, zoo
+from dasvit import Genotype, SearchSpace, cli, presets, zoo
 from dasvit.retrain import Retraining  # noqa: F401  (loads the module)
 from dasvit.search import SearchStage
 
@@ -197,6 +197,20 @@ def test_score(run):
     found = json.loads(out)
     assert found["scores"]["dss"]["total"] == found["scores"]["dss"]["msa"] + found["scores"]["dss"]["mlp"]
     assert run("score", "dasvit-cifar10", *small, "--dim", 24, "--depth", 2, "--json")[1] == out
+
+
+def test_score_tells_if_another_number_is_the_same_function(run):
+    space = SearchSpace()
+    number = next(i for i in range(7000, 7203) if space.canonical(i) != i)
+    small = ["--image-size", 8, "--patch-size", 4, "--in-channels", 1, "--num-classes", 10, "--indicator", "params"]
+    same = f"dasvit-xs:{space.canonical(number)}"
+    code, out, _ = run("score", f"dasvit-xs:{number}", *small)
+    assert (code, out.splitlines()[-1].partition(";")[0]) == (0, f"the same function as {same}")
+    told = json.loads(run("score", f"dasvit-xs:{number}", *small, "--json")[1])
+    first = json.loads(run("score", same, *small, "--json")[1])
+    assert (told["network"], told["same_as"]) == (f"dasvit-xs:{number}", same)
+    assert "same_as" not in first
+    assert told["parameters"] == first["parameters"]
 
 
 def test_tf_search(run, tmp_path):

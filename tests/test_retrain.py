@@ -11,7 +11,6 @@ from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, Retrain
 from dasvit.data import hold_out
 from dasvit.hardware import Hardware, make_fabric
 from dasvit.loop import Interrupted
-from dasvit.peers import TOLERANCE, count_parameters, peers
 from dasvit.retrain import Retraining, load_trained
 from dasvit.seeds import derive
 
@@ -177,20 +176,3 @@ def test_what_does_not_fit_is_said_before_anything_is_written(few_digits, tmp_pa
         with pytest.raises(ValueError, match=words):
             retrain(replace(QUICK, **change), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_peers_differ_in_the_architecture_alone(few_digits):
-    found = Genotype.from_json(
-        '{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}'
-    )
-    got = peers(found, QUICK, few_digits.train)
-    assert list(got) == ["found", "published", "random", "vit"]
-    for settings in got.values():
-        assert replace(settings, genotype=QUICK.genotype, depth=QUICK.depth) == QUICK
-    sizes = {name: count_parameters(settings, few_digits.train) for name, settings in got.items()}
-    assert abs(sizes["random"] - sizes["found"]) <= TOLERANCE * sizes["found"]
-    assert got["random"].genotype != got["found"].genotype
-    for depth in range(1, 4):
-        plain = replace(got["vit"], depth=depth)
-        assert abs(sizes["vit"] - sizes["found"]) <= abs(count_parameters(plain, few_digits.train) - sizes["found"])
-    assert peers(found, replace(QUICK, seed=1), few_digits.train)["random"].genotype != got["random"].genotype

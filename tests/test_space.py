@@ -155,5 +155,50 @@ def test_a_space_that_cannot_be_is_refused(settings, words):
 
 
 def test_index_out_of_range():
-    with pytest.raises(IndexError, match="7203"):
-        SearchSpace()[7203]
+    for number in (7203, -1):
+        with pytest.raises(IndexError, match="7203"):
+            SearchSpace()[number]
+        with pytest.raises(IndexError, match="7203"):
+            SearchSpace().canonical(number)
+
+
+def test_functions_are_the_first_architectures_that_compute_something_new():
+    space = SearchSpace(heads=(4,), mlp_ratios=(1,))
+    formulas = [genotype.formula for genotype in space]
+    firsts = [number for number, formula in enumerate(formulas) if formula not in formulas[:number]]
+    assert list(space.functions()) == firsts
+    assert len(firsts) == 3**2 * 3 * 3**2 - 3**4 + 6**2
+    for number, formula in enumerate(formulas):
+        first = space.canonical(number)
+        assert formulas[first] == formula
+        assert space.canonical(first) == first <= number
+
+
+def test_what_has_attention():
+    space = SearchSpace()
+    assert sum(not genotype.has_attention for genotype in space) == 4**4 * 3
+    assert sum(space[number].has_attention for number in space.functions()) == 4974
+
+
+def test_functions_are_drawn_once_and_not_by_how_many_architectures_they_are():
+    space = SearchSpace(heads=(4,), mlp_ratios=())
+    assert len(space.functions()) == 2**2 * 3 * 2**2 - 2**4 + 3**2
+    drawn = list(space.shuffled(random.Random(0)))
+    assert len({genotype.formula for genotype in drawn}) == len(drawn) == len(space.functions())
+    assert drawn == list(space.shuffled(random.Random(0))) != list(space.shuffled(random.Random(1)))
+    firsts = [next(space.shuffled(random.Random(seed))) for seed in range(1000)]
+    counts = [firsts.count(space[number]) for number in space.functions()]
+    assert sum(counts) == 1000
+    assert max(counts) < 50  # 24 are expected; of the 48 architectures, 4 are one function, which would have 83
+
+
+def test_a_space_too_large_to_be_listed(monkeypatch):
+    with pytest.raises(ValueError, match="space of 2,117,682 architectures: its functions are listed up to 100,000"):
+        SearchSpace(nodes=3).functions()
+    with pytest.raises(ValueError, match="are listed up to 100,000"):
+        SearchSpace(nodes=16).canonical(0)
+    monkeypatch.setattr("dasvit.space.LISTED", 40)
+    space = SearchSpace(heads=(4,), mlp_ratios=())
+    drawn = list(space.shuffled(random.Random(0)))
+    assert 20 < len({genotype.formula for genotype in drawn}) == len(drawn) < 40
+    assert all(genotype in space for genotype in drawn)

@@ -9,6 +9,7 @@ import joblib
 import pytest
 import torch
 
+from dasvit import SearchSpace
 from dasvit.loop import Interrupted
 from dasvit.runs import RunFailedError
 from dasvit.training_free import INDICATORS, SPACES, TFSearchSettings, indicators, tf_search
@@ -29,8 +30,14 @@ def test_draws_are_distinct_and_within_the_window():
     sizes = [SPACES["autoformer-xs"].parameters(n, small.shape) for n in numbers]
     assert all(50_000 <= size <= 100_000 for size in sizes)
     assert numbers == draw(small) != draw(settings(200, min_params=0.05, max_params=0.1, seed=1))
-    every = draw(TFSearchSettings("dasvit-xs", 7000, **{k: v for k, v in QUICK.items() if k != "space"}))
-    assert len(set(every)) == 7000  # nearly the whole space, and none twice
+
+
+def test_the_whole_of_our_space_is_drawn_by_function():
+    space = SearchSpace()
+    every = draw(settings(5586, space="dasvit-xs"))
+    assert sorted(every) == list(space.functions())
+    with pytest.raises(ValueError, match=r"samples 5587 is outside 1 … 5,586, the different networks of the space"):
+        settings(5587, space="dasvit-xs")
 
 
 def test_a_window_without_networks():

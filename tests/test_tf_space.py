@@ -80,6 +80,18 @@ def test_our_space():
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_our_space_is_drawn_by_function():
+    space = DasvitSpace(SearchSpace(heads=(4,), mlp_ratios=()))
+    assert (len(space), space.count_functions()) == (48, 41)
+    rng = random.Random(0)
+    drawn = [space.sample(rng) for _ in range(4100)]
+    assert set(drawn) == set(space.space.functions()) == set(map(space.canonical, range(48)))
+    assert max(drawn.count(number) for number in set(drawn)) < 150  # by name some would have 340
+    largest = SPACES["autoformer-b"]
+    assert largest.count_functions() == len(largest)
+    assert largest.canonical(4711) == 4711
+
+
 def test_find():
     assert find("autoformer-t:4711") == ("autoformer-t", 4711)
     assert find("vit_b16") is None

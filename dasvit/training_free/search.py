@@ -32,7 +32,7 @@ class TFSearchSettings:
     space: str = "autoformer-t"
     """The space to draw from."""
     samples: int = 1000
-    """Networks to score, no two alike."""
+    """Networks to score, no two of them the same function."""
     indicators: tuple[str, ...] = ("dss",)
     """How to score; the first one ranks. Number of parameters is always noted."""
     min_params: float = 0.0
@@ -58,10 +58,9 @@ class TFSearchSettings:
                 raise ValueError(f"unknown indicator {name!r:.80}; known: {', '.join(INDICATORS)}")
         if not self.indicators:
             raise ValueError(f"no indicator to rank by; known: {', '.join(INDICATORS)}")
-        if not 1 <= self.samples <= len(SPACES[self.space]):
-            raise ValueError(
-                f"samples {self.samples} is outside 1 … {len(SPACES[self.space]):,}, the size of the space"
-            )
+        count = SPACES[self.space].count_functions()
+        if not 1 <= self.samples <= count:
+            raise ValueError(f"samples {self.samples} is outside 1 … {count:,}, the different networks of the space")
         largest = float("inf") if self.max_params is None else self.max_params
         if not 0 <= self.min_params < largest:
             raise ValueError(f"min_params {self.min_params:g} and max_params {largest:g} leave no network")
@@ -96,7 +95,7 @@ class TFSearchResult:
 
 
 def draw(settings: TFSearchSettings) -> list[int]:
-    """Return the numbers of distinct networks within the window of parameters, drawn by the seed.
+    """Return the canonical numbers of different networks within the window of parameters, drawn by the seed.
 
     Raises:
         ValueError: If so many cannot be found.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autoformer import HEAD_DIM, MAX_DISTANCE, build_autoformer
-from ..encoder import build
+from ..encoder import build, layer_parameters
 from ..space import SearchSpace
 from ..vit import Init, VisionTransformer
 
@@ -37,7 +37,7 @@ class Shape:
 
 
 class Space(Protocol):
-    """A space of networks, each with a number from 0.
+    """A space of networks, each with a number from 0. Networks of several numbers may be the same function.
 
     Attributes:
         shared: Whether parameters of equal name and shape are equal among its networks.
@@ -46,10 +46,16 @@ class Space(Protocol):
     shared: ClassVar[bool]
 
     def __len__(self) -> int:
-        """Return the number of networks."""
+        """Return how many numbers there are."""
+
+    def count_functions(self) -> int:
+        """Return how many of the networks are different functions."""
+
+    def canonical(self, number: int) -> int:
+        """Return the smallest number of a network that is the same function."""
 
     def sample(self, rng: random.Random) -> int:
-        """Return the number of a random network."""
+        """Return the canonical number of a random network."""
 
     def describe(self, number: int) -> dict[str, Any]:
         """Return a network as plain data."""
@@ -142,6 +148,14 @@ class AutoFormerSpace:
             within = within * len(choices) + choices.index(layer)
         before = sum(len(choices) ** d for d in self.depths[: self.depths.index(len(layers))])
         return self.dims.index(candidate.dim) * (len(self) // len(self.dims)) + before + within
+
+    def count_functions(self) -> int:
+        """Return how many networks there are, since no two are the same function."""
+        return len(self)
+
+    def canonical(self, number: int) -> int:
+        """Return the number."""
+        return number
 
     def sample(self, rng: random.Random) -> int:
         """Return the number of a network: width and depth first, each as likely as the others, then the layers."""
@@ -251,9 +265,17 @@ class DasvitSpace:
     def __len__(self) -> int:
         return len(self.space)
 
+    def count_functions(self) -> int:
+        """Return how many of the encoders are different functions."""
+        return len(self.space.functions())
+
+    def canonical(self, number: int) -> int:
+        """Return the smallest number of an encoder that is the same function."""
+        return self.space.canonical(number)
+
     def sample(self, rng: random.Random) -> int:
-        """Return the number of a random encoder."""
-        return rng.randrange(len(self.space))
+        """Return the canonical number of a random encoder, every function being equally likely."""
+        return rng.choice(self.space.functions())
 
     def describe(self, number: int) -> dict[str, Any]:
         """Return an encoder as plain data."""
@@ -261,14 +283,8 @@ class DasvitSpace:
 
     def parameters(self, number: int, shape: Shape) -> int:
         """Return the number of parameters of a network without building it."""
-        d, layer = self.dim, 0
-        for _, operation in self.space[number].edges:
-            if operation.kind == "msa":
-                layer += 2 * d + 4 * d * (d + 1)
-            elif operation.kind == "mlp" and operation.size is not None:
-                hidden = int(d * operation.size)
-                layer += 2 * d + 2 * d * hidden + hidden + d
-        return _trunk_parameters(d, shape) + self.depth * layer
+        layer = layer_parameters(self.space[number], self.dim)
+        return _trunk_parameters(self.dim, shape) + self.depth * layer
 
     def build(self, number: int, shape: Shape) -> VisionTransformer:
         """Return a network with weights drawn by ``shape.seed``."""
