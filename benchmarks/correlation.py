@@ -9,7 +9,6 @@ like: the same command goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import torch
 import tyro
 from lightning_fabric import seed_everything
-from measure import write
+from measure import begin, resumable, write
 from tqdm import tqdm
 from tyro.conf import Positional
 
@@ -55,7 +54,7 @@ class Correlate:
     threads: int = 1
     """Threads for torch."""
     runs: Path = Path("runs")
-    """Where the rows go while it runs."""
+    """Where the rows are kept, in a folder of their own."""
     out: Path = Path("book/results")
     """Where the JSON file goes."""
 
@@ -94,26 +93,23 @@ def row_of(number: int, settings: RetrainSettings, data: Data, args: Correlate) 
 
 def main(args: Correlate) -> None:
     """Do what is not done yet and write the file."""
-    start = time.perf_counter()
+    out = args.out / f"correlation_{args.name}.json"
+    start = begin(out)
     torch.set_num_threads(args.threads)
     settings = settings_of(args)
     data = load_data(settings.data, image_size=settings.image_size)
     numbers = draw(
         TFSearchSettings(SPACE, args.samples, image_size=settings.image_size, patch_size=settings.patch_size)
     )
-    path = args.runs / f"correlation_{args.name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    rows = [row for row in rows if row["number"] in numbers]
-    seconds = sum(row["seconds"] for row in rows)
-    for number in tqdm(numbers[len(rows) :], desc="networks"):
-        began = time.perf_counter()
-        row = row_of(number, settings, data, args)
-        rows.append({**row, "seconds": round(time.perf_counter() - began, 3)})
-        with path.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+    depends = {"space": SPACE, "samples": args.samples, "train": settings, "weight_seeds": args.weight_seeds}
+    with resumable(args.runs / out.stem, "correlation", depends | {"threads": args.threads}) as run:
+        seconds = sum(row["seconds"] for row in run.history())
+        for number in tqdm(numbers[len(run.history()) :], desc="networks"):
+            began = time.perf_counter()
+            row = row_of(number, settings, data, args)
+            run.log({**row, "seconds": round(time.perf_counter() - began, 3)})
+        rows = run.history()
     told = {"space": SPACE, "epochs": settings.epochs, "train_images": len(data.train), "test_images": len(data.test)}
-    out = args.out / f"correlation_{args.name}.json"
     write(out, {"seed": settings.seed, **told, "rows": rows}, start - seconds)
 
 

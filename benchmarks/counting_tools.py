@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import torch
 import torchvision
 import tyro
 from fvcore.nn import FlopCountAnalysis
-from measure import write
+from measure import begin, write
 from timm.models.vision_transformer import Attention as TimmAttention
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -93,7 +92,7 @@ TOOLS = {"ptflops": _ptflops, "thop": _thop, "fvcore": _fvcore, "torch": _torch}
 
 def main(args: CountingTools) -> None:
     """Count and write."""
-    start = time.perf_counter()
+    start = begin(args.out)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rows: dict[str, Any] = {}

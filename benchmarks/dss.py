@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import tyro
-from measure import write
+from measure import begin, write
 from plain_dss import plain_dss
 from tqdm import tqdm
 
@@ -97,7 +97,7 @@ def measured_peak() -> float:
 
 def main(args: DssBenchmark) -> None:
     """Measure and write."""
-    start = time.perf_counter()
+    start = begin(args.out)
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     for name in args.spaces:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from measure import write
+from measure import begin, write
 from tqdm import tqdm
 
 from dasvit import cli
@@ -120,7 +120,7 @@ def killed(folder: Path, seconds: float, expected: dict[str, Any]) -> dict[str, 
 
 def main(args: Faults) -> None:
     """Kill, resume, compare, and tell how many came to the same end."""
-    began = time.perf_counter()
+    began = begin(args.out)
     rng, rows = random.Random(args.seed), []
     with TemporaryDirectory() as folder:
         for name in ("warm", "undisturbed"):
@@ -141,7 +141,7 @@ def main(args: Faults) -> None:
     print(f"{survived}/{args.kills} survived; undisturbed {length:.1f} s")
     if args.out is not None:
         told = {"seed": args.seed, "search": SEARCH, "undisturbed_seconds": length, "kills": args.kills}
-        write(args.out, {**told, "survived": survived, "rows": rows}, began)
+        write(args.out, {**told, "survived": survived, "rows": rows}, began, "dasvit/**/*.py")  # others do the work
     for row in rows:
         if not row["survived"]:
             print(json.dumps(row))

@@ -16,7 +16,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -149,9 +148,9 @@ def fuzz(args: Fuzz) -> None:
 
 def main(args: Fuzz) -> None:
     """Fuzz every reader in a process of its own and write what came."""
-    from measure import write
+    from measure import begin, write
 
-    start, results = time.perf_counter(), {}
+    start, results = begin(args.out), {}
     for name in readers():
         words = ["--target", name, "--runs", str(args.runs), "--seed", str(args.seed)]
         done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)

@@ -11,19 +11,18 @@ import hashlib
 import itertools
 import re
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from measure import write
+from measure import begin, write
 
 from dasvit import load_data
 from dasvit.hardware import Hardware, make_fabric
 from dasvit.presets import SEARCH
-from dasvit.runs import provenance
+from dasvit.provenance import provenance
 from dasvit.search import SearchStage, draw_halves
 
 STEPS, LOSSES = 20, ("train_loss", "val_loss", "fairness")
@@ -66,5 +65,6 @@ def first_steps() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    args, start = tyro.cli(Golden, args=sys.argv[1:]), time.perf_counter()
+    args = tyro.cli(Golden, args=sys.argv[1:])
+    start = begin(args.out)
     write(args.out, {"machine": machine(), "steps": first_steps()}, start)

@@ -1,4 +1,4 @@
-"""What every benchmark shares: timing side by side, one JSON file with its provenance."""
+"""What every benchmark shares: timing side by side, rows that are kept, one JSON file with its provenance."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from dasvit.runs import provenance
+from dasvit.provenance import all_code, changed, modules, provenance
+from dasvit.runs import UNSTARTED, Run
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = ("book/results", "tests/fixtures")  # what is written there is committed
+MODULES = "modules.json"
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -34,19 +41,98 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> d
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def source() -> dict[str, Any]:
-    """Return where a result comes from, with the command as it is to be typed, less the place of its file."""
+@contextmanager
+def one_line() -> Iterator[None]:
+    """A user's mistake is one line and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@cache
+def _begun() -> dict[str, Any]:
+    """Return commit, date and the content of all code, as they are when they are first asked for."""
+    now = provenance()
+    return {"commit": now["commit"], "date": now["date"], "modules": all_code()}
+
+
+def begin(out: Path | None) -> float:
+    """Note where a result will come from and return the time now; to be called before any work, see :func:`write`.
+
+    A result that is recorded comes from a commit. If it could not, this ends the process with one line, before hours
+    are spent on it.
+
+    Args:
+        out: Where the result is to go.
+    """
+    made = _begun()["commit"]
+    with one_line():
+        if out is not None and any(out.resolve().is_relative_to(ROOT / place) for place in RECORDED):
+            if made is None:
+                raise ValueError(f"{out}: no commit is known here: name it in DASVIT_COMMIT, or give another --out")
+            if made.endswith("-dirty"):
+                raise ValueError(f"{out}: the code has changes without a commit: commit first, or give another --out")
+    return time.perf_counter()
+
+
+def source(*declared: str) -> dict[str, Any]:
+    """Return where a result comes from, with the command as it is to be typed, less the place of its file.
+
+    Commit, date and the content of modules are those at the beginning, whatever has been edited since.
+
+    Args:
+        declared: What the result depends on beside the modules of this process, as for
+            :func:`dasvit.provenance.modules`.
+    """
     words = list(sys.argv[1:])
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
     script, here = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parent
     name = script.relative_to(here) if script.is_relative_to(here) else script.name
-    return provenance() | {"command": shlex.join(["python", f"benchmarks/{name}", *words])}
+    begun = _begun()
+    known = {path: begun["modules"].get(path, content) for path, content in modules(*declared).items()}
+    return provenance() | begun | {"command": shlex.join(["python", f"benchmarks/{name}", *words]), "modules": known}
 
 
-def write(path: Path, result: Mapping[str, Any], start: float) -> None:
-    """Write a result with where it comes from and how long it took since ``start`` (``time.perf_counter()``)."""
-    told = {"provenance": source() | {"wall_seconds": time.perf_counter() - start}, **result}
+def write(path: Path, result: Mapping[str, Any], start: float, *declared: str) -> None:
+    """Write a result with where it comes from and how long it took since ``start``, which :func:`begin` returned.
+
+    Args:
+        path: The file.
+        result: What has been measured.
+        start: By ``time.perf_counter()``.
+        declared: What it depends on beside the modules of this process, as for :func:`dasvit.provenance.modules`.
+    """
+    told = {"provenance": source(*declared) | {"wall_seconds": time.perf_counter() - start}, **result}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(told, indent=1) + "\n")
     print(path)
+
+
+def resumable(path: Path, command: str, settings: Any, *declared: str) -> Run:
+    """Open the run directory of a benchmark: a new one, or the same to go on.
+
+    Rows logged there are never mixed with those of other settings or of code that has changed since: then this ends the
+    process with one line.
+
+    Args:
+        path: The directory.
+        command: What runs in it.
+        settings: All that its rows depend on; a settings dataclass or a mapping.
+        declared: Code that they depend on beside the modules of this process, as for
+            :func:`dasvit.provenance.modules`.
+    """
+    with one_line():
+        started, afresh = (path / "settings.json").exists(), "remove it to start afresh"
+        if not started and path.is_dir() and {inner.name for inner in path.iterdir()} - UNSTARTED:
+            raise ValueError(f"{path} holds what no settings are known of: {afresh}")
+        run = Run.open(path, command, settings, resume=started)
+        if not (path / MODULES).exists():
+            run.write(MODULES, modules(*declared))
+        if old := changed(json.loads((path / MODULES).read_text())):
+            run.close()
+            raise ValueError(f"{path} was started before {', '.join(old)} changed: {afresh}")
+    run.rewrite(run.history())  # without a line that was cut off
+    return run

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import tyro
-from measure import write
+from measure import begin, resumable, write
 from torch import nn
 from tqdm import tqdm
 
@@ -27,9 +27,11 @@ from dasvit.data import load_data
 from dasvit.peers import TOLERANCE
 from dasvit.presets import RETRAIN
 from dasvit.retrain import make_network, retrain
+from dasvit.runs import Run
 from dasvit.training_free import Probe, Shape, TFSearchSettings, score
 from dasvit.training_free.search import score_number
 
+RECORDED = "book/results/digits_tiny.json"
 SPACE, INDICATORS = "dasvit-xs", ("dss", "dss-released", "synflow", "naswot")
 
 
@@ -45,16 +47,13 @@ class Meet:
     """Where the JSON file goes."""
 
 
-def score_space(path: Path, settings: TFSearchSettings) -> list[dict[str, Any]]:
+def score_space(run: Run, settings: TFSearchSettings) -> list[dict[str, Any]]:
     """Return the scores of every encoder that has attention; without it the class token sees no image."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     space = SearchSpace()
     seeing = [i for i in range(len(space)) if any(operation.kind == "msa" for _, operation in space[i].edges)]
-    with path.open("a") as file:
-        for number in tqdm(seeing[len(rows) :], desc="encoders"):
-            rows.append(score_number(settings, number))
-            file.write(json.dumps(rows[-1]) + "\n")
-    return rows
+    for number in tqdm(seeing[len(run.history()) :], desc="encoders"):
+        run.log(score_number(settings, number))
+    return run.history()
 
 
 def total(row: dict[str, Any], name: str) -> float:
@@ -72,15 +71,16 @@ def scored(network: nn.Module, name: str, probe: Probe) -> float | None:
 
 def main(args: Meet) -> None:
     """Do what is not done yet and write the file."""
-    start = time.perf_counter()
+    start = begin(args.out)
     torch.set_num_threads(1)
     train = RETRAIN["tiny"]
     data = load_data(train.data, image_size=train.image_size)
     shape = Shape(train.image_size, train.patch_size, data.train.channels, len(data.train.classes))
     sizes = {k: getattr(shape, k) for k in ("image_size", "patch_size", "in_channels", "num_classes")}
-    args.runs.mkdir(parents=True, exist_ok=True)
-    rows = score_space(args.runs / "scores.jsonl", TFSearchSettings(SPACE, 1, INDICATORS, **sizes))
-    recorded = json.loads(Path("book/results/digits_tiny.json").read_text())
+    scoring = TFSearchSettings(SPACE, 1, INDICATORS, **sizes)
+    with resumable(args.runs, "meet", {"score": scoring, "train": train}, RECORDED) as run:
+        rows = score_space(run, scoring)
+    recorded = json.loads(Path(RECORDED).read_text())
     found = next(row for row in recorded["rows"] if row["network"] == "found")
     equal = [r for r in rows if abs(r["parameters"] - found["parameters"]) <= TOLERANCE * found["parameters"]]
     picks = {
@@ -124,7 +124,7 @@ def main(args: Meet) -> None:
         "rows": table,
         "space_scores": scores,
     }
-    write(args.out, content, start)
+    write(args.out, content, start, RECORDED)
 
 
 if __name__ == "__main__":

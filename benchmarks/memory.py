@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, Literal
 import torch
 import tyro
 from lightning_fabric import Fabric
-from measure import write
+from measure import begin, write
 from plain_supernet import PlainSupernet, plain_steps
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -147,7 +146,7 @@ def measured(case: Case, settings: SearchSettings) -> dict[str, int] | None:
 
 def main(args: Memory) -> None:
     """Count, measure where there is a GPU, and write."""
-    start = time.perf_counter()
+    start = begin(args.out)
     settings = SEARCH["paper"]
     rows = []
     for case in tqdm(cases(), desc="cases", leave=False, disable=None):

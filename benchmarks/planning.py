@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from measure import write
+from measure import begin, write
 from supernet import SCALES
 from tqdm import tqdm
 
@@ -100,7 +99,7 @@ def rows_of(scale: str, args: Planning) -> list[dict[str, Any]]:
 
 def main(args: Planning) -> None:
     """Plan, measure, print and write."""
-    start = time.perf_counter()
+    start = begin(args.out)
     torch.set_num_threads(args.threads)
     rows = [row for scale in args.scales for row in rows_of(scale, args)]
     settings = {k: v for k, v in asdict(args).items() if k != "out"} | {"sizes": SIZES}

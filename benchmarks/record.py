@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from measure import source
+from measure import begin, resumable, source
 from tyro.conf import Positional
 
 from dasvit.complexity import complexity
@@ -102,13 +102,13 @@ def main() -> None:
     """Record a run."""
     record = tyro.cli(Record, description=__doc__)
     torch.set_num_threads(record.threads)
-    preset = {"digits": "tiny", "cifar10": "small"}[record.name]
-    record.runs.mkdir(parents=True, exist_ok=True)
-    told = source()
-    content = run(record, record.runs / f"{record.name}_{preset}")
-    content["provenance"] = told | content["provenance"]
-    record.out.mkdir(parents=True, exist_ok=True)
-    path = record.out / f"{record.name}_{preset}.json"
+    path = record.out / f"{record.name}_{'tiny' if record.name == 'digits' else 'small'}.json"
+    begin(path)
+    find, train = settings_of(record)
+    with resumable(record.runs / path.stem, "record", {"search": find, "retrain": train}):
+        content = run(record, record.runs / path.stem)
+    content["provenance"] = source() | content["provenance"]
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
     print(path)
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import tyro
-from measure import write
+from measure import begin, write
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 from tqdm import tqdm
@@ -148,7 +148,7 @@ def measured(shape: str, args: RetrainingBenchmark) -> dict[str, Any]:
 
 def main(args: RetrainingBenchmark) -> None:
     """Measure, print and write."""
-    start = time.perf_counter()
+    start = begin(args.out)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows = {shape: measured(shape, args) for shape in args.shapes}

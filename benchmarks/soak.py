@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 import tyro
-from measure import write
+from measure import begin, write
 from scipy.stats import theilslopes
 from tqdm import tqdm
 
@@ -130,6 +130,7 @@ def growth(seen: list[dict[str, float]], seconds: float) -> dict[str, float]:
 
 def main(args: Soak) -> None:
     """Soak and write; fail if the memory grows or an end differs."""
+    begin(args.out)
     torch.set_num_threads(args.threads)
     signal.signal(signal.SIGTERM, lambda *_: None)  # one that comes before a search listens, or after
     images = Images(**vars(load_data(DataSettings(), image_size=SETTINGS.image_size).train))

@@ -9,7 +9,6 @@ Inference and one training step (forward, backward, AdamW) at 224 pixels, 10 cla
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 import tyro
-from measure import interleaved, write
+from measure import begin, interleaved, write
 from torch import nn
 
 from dasvit.complexity import complexity
@@ -69,10 +68,11 @@ def steps_of(model: nn.Module, args: Speed, device: torch.device) -> tuple[dict[
 
 def main(args: Speed) -> None:
     """Measure and write."""
-    start = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    out = args.out or Path(f"book/results/speed_{'gpu' if device.type == 'cuda' else 'cpu'}.json")
+    start = begin(out)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results: dict[str, Any] = {}
     functions = {}
     for name in args.rows:
@@ -93,7 +93,6 @@ def main(args: Speed) -> None:
         row, what = name.split("|")
         results[row][f"{what}_images_per_second"] = args.batch / seconds
     settings = {k: v for k, v in asdict(args).items() if k not in ("rows", "out")}
-    out = args.out or Path(f"book/results/speed_{'gpu' if device.type == 'cuda' else 'cpu'}.json")
     write(out, {"seed": 0, "settings": settings, "rows": results}, start)
 
 

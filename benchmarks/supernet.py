@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import tyro
-from measure import write
+from measure import begin, write
 from plain_supernet import PlainSupernet, plain_steps
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -151,7 +151,7 @@ def matmul_peak(dtype: torch.dtype) -> float:
 
 def main(args: SupernetBenchmark) -> None:
     """Measure, print and write."""
-    start = time.perf_counter()
+    start = begin(args.out)
     torch.set_num_threads(args.threads)
     cases: dict[str, Any] = {}
     for case in args.cases:

@@ -7,14 +7,11 @@ import fcntl
 import json
 import math
 import os
-import platform
 import random
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +21,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from .checkpoint import expect, load_state, refusing, save_state, settle, sync
+from .provenance import provenance
 
 KEEP = 2  # checkpoints: the last, and the one before in case the last is damaged
 LOCK = ".lock"
@@ -361,31 +359,3 @@ def _unknown(data: Any, known: Any) -> Iterator[str]:
     if isinstance(data, dict) and isinstance(known, dict):
         for name, value in data.items():
             yield from (f"{name}.{inner}" for inner in _unknown(value, known[name])) if name in known else [name]
-
-
-def provenance() -> dict[str, Any]:
-    """Return where a result comes from: command, commit, versions, hardware."""
-    where = Path(__file__).parent
-    git = ["git", "-C", str(where), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        commit = None
-    return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": commit,
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("dasvit", "torch", "timm")},
-        "hardware": {
-            "processor": _processor(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -30,6 +30,7 @@ class Book(Step):
     """Run every chapter of the book."""
 
     name: ClassVar[str] = "book"
+    declared: ClassVar[tuple[str, ...]] = ("dasvit/**/*.py", "book/*.ipynb")
 
     def chapters(self) -> list[Path]:
         """Return the notebooks; in a rehearsal one of a single cell."""
@@ -44,23 +45,29 @@ class Book(Step):
     def work(self, budget: Budget) -> None:
         """Run the chapters that have not been run."""
         todo = {path.stem: partial(run_chapter, path, budget) for path in self.chapters()}
-        Rows(self.folder / "book.jsonl").measure(todo, budget)
+        Rows(self.state).measure(todo, budget)
 
     def result(self) -> dict[str, Any]:
-        """Return seconds and outcome by chapter."""
-        return {"seed": 0, "rows": Rows(self.folder / "book.jsonl").rows}
+        """Return the seconds of each chapter."""
+        return {"seed": 0, "rows": Rows(self.state).rows}
 
 
 def run_chapter(path: Path, budget: Budget) -> dict[str, Any]:
-    """Run one chapter in what is left of the time."""
+    """Run one chapter in what is left of the time.
+
+    Raises:
+        Interrupted: If it takes longer.
+        RuntimeError: If it fails.
+    """
     start = time.perf_counter()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake", str(path.resolve())]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=budget.left())
     except subprocess.TimeoutExpired:
         raise Interrupted(signal.SIGALRM) from None
-    row = {"passed": done.returncode == 0, "seconds": time.perf_counter() - start}
-    return row if row["passed"] else row | {"error": done.stdout[-2000:]}
+    if done.returncode:
+        raise RuntimeError(done.stdout[-900:])
+    return {"seconds": time.perf_counter() - start}
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ far; the same command goes on. ``--rehearse`` runs the same code on tiny shapes 
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import sys
 import time
+import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -23,10 +23,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of benchmarks, whose parts are reused
 
-from measure import interleaved, write
+from measure import begin, interleaved, one_line, resumable, write
 
 from dasvit.hardware import Hardware
 from dasvit.loop import Interrupted, Signals
+from dasvit.runs import Run
 
 
 class Budget:
@@ -86,6 +87,8 @@ class Step(ABC):
     """Folder of the JSON file; by default book/results/gpu, in a rehearsal the folder of the state."""
 
     name: ClassVar[str]
+    declared: ClassVar[tuple[str, ...]] = ()
+    """Files that the result depends on beside the modules of this process."""
 
     @abstractmethod
     def work(self, budget: Budget) -> None:
@@ -110,6 +113,18 @@ class Step(ABC):
         return self.runs / "rehearsal" if self.rehearse else self.runs
 
     @property
+    def state(self) -> Run:
+        """The run directory with the step's rows and all that it works on; without it the step starts afresh."""
+        return Run(self.folder / self.title)
+
+    @property
+    def depends(self) -> dict[str, Any]:
+        """All that rows depend on beside the code; they are never mixed with those of others."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("minutes", "runs", "out")}
+        gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else None
+        return own | {"gpu": gpu, "torch": str(torch.__version__)}
+
+    @property
     def device(self) -> torch.device:
         """Where it runs."""
         return torch.device("cpu" if self.rehearse else "cuda")
@@ -127,60 +142,78 @@ class Step(ABC):
     def run(self) -> bool:
         """Work within the budget and write the file; return whether all is done.
 
+        A measurement that failed is told in the file, and is tried again by the next call.
+
         Raises:
             ValueError: If there is no GPU.
         """
         if not self.rehearse and not torch.cuda.is_available():
             raise ValueError("there is no GPU here: --rehearse runs the same code on tiny shapes on the CPU")
-        start = time.perf_counter()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        clock = self.folder / f"{self.title}.seconds"
-        before = float(clock.read_text()) if clock.exists() else 0.0
-        complete = False
-        with Budget(self.minutes) as budget:
-            try:
-                self.work(budget)
-                complete = self.lacks() is None
-            except Interrupted as stop:
-                if not (budget.over or stop.signum == signal.SIGALRM):  # a chapter runs out of time by itself
-                    raise SystemExit(128 + stop.signum) from None
-        told = {"step": self.title, "rehearsal": self.rehearse, "complete": complete}
-        write(self.file, told | self.result(), start - before)
-        clock.write_text(str(before + time.perf_counter() - start))
-        why = "time is up" if budget.over else self.lacks()
+        start = begin(self.file)
+        with resumable(self.state.path, self.title, self.depends, *self.declared) as state:
+            clock, rows, lacks = state.path / "seconds", Rows(state), "time is up"
+            before = float(clock.read_text()) if clock.exists() else 0.0
+            with Budget(self.minutes) as budget:
+                try:
+                    self.work(budget)
+                    failed = "failed: " + ", ".join(rows.failed) if rows.failed else None
+                    lacks = failed or self.lacks()
+                except Interrupted as stop:
+                    if not (budget.over or stop.signum == signal.SIGALRM):  # a chapter runs out of time by itself
+                        raise SystemExit(128 + stop.signum) from None
+            complete = lacks is None
+            told = {"step": self.title, "rehearsal": self.rehearse, "complete": complete, "failed": rows.failed}
+            write(self.file, told | self.result(), start - before, *self.declared)
+            clock.write_text(str(before + time.perf_counter() - start))
         again = shlex.join(["python", *sys.argv])
-        print(f"{self.title}: done" if complete else f"{self.title}: {why}; saved, run again to go on: {again}")
+        print(f"{self.title}: done" if complete else f"{self.title}: {lacks}; saved, run again to go on: {again}")
         return complete
 
     def command(self) -> None:
         """Run as a command: a user's mistake is one line and exit code 2."""
-        try:
+        with one_line():
             self.run()
-        except ValueError as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(2) from None
 
 
 class Rows:
-    """Rows of measurements by name, in a file that is added to.
+    """Rows of measurements by name, in the log of a run directory.
 
     Args:
-        path: The file, one JSON object a line.
+        run: The run directory.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @property
+    def _last(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in self.run.history()}
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What has been measured."""
+        return [row for row in self._last.values() if "error" not in row]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """What could not be measured when it was last tried, with the error."""
+        return {name: row["error"] for name, row in self._last.items() if "error" in row}
 
     def measure(self, todo: Mapping[str, Callable[[], Mapping[str, Any]]], budget: Budget) -> None:
-        """Measure what has no row yet, one after the other, while there is time."""
+        """Measure what has no row yet, one after the other, while there is time.
+
+        An error is told and noted, and the next one is measured.
+        """
+        done = {row["name"] for row in self.rows}
         for name, function in todo.items():
-            if name not in {row["name"] for row in self.rows}:
+            if name not in done:
                 budget.check()
-                self.rows.append({"name": name, **function()})
-                with self.path.open("a") as file:
-                    file.write(json.dumps(self.rows[-1]) + "\n")
+                try:
+                    row = {"name": name, **function()}
+                except Exception as error:  # whatever one measurement fails by, the others can still be made
+                    traceback.print_exc()
+                    row = {"name": name, "error": " ".join(f"{type(error).__name__}: {error}".split())[:1000]}
+                self.run.log(row)
 
 
 def ceilings(device: torch.device) -> dict[str, float]:

@@ -20,7 +20,7 @@ from common import Budget, Rows, Step
 from stages import Steps, our_stage, our_steps, plain_model, plain_steps_of, settings_of
 from torch import nn
 
-from dasvit.hardware import Hardware
+from dasvit.hardware import Hardware, out_of_memory
 from dasvit.memory import peak_live_bytes
 from dasvit.search import METHODS, SearchSettings
 
@@ -60,12 +60,12 @@ class Memory(Step):
         for way, settings, number in self.rows_of():
             name = " ".join(map(str, tell(way, settings, number).values()))
             todo[name] = partial(weigh, way, settings, number, batches)
-        Rows(self.folder / "memory.jsonl").measure(todo, budget)
+        Rows(self.state).measure(todo, budget)
 
     def result(self) -> dict[str, Any]:
         """Return the rows."""
         total = torch.cuda.get_device_properties(0).total_memory if self.device.type == "cuda" else None
-        return {"seed": 0, "device_bytes": total, "rows": Rows(self.folder / "memory.jsonl").rows}
+        return {"seed": 0, "device_bytes": total, "rows": Rows(self.state).rows}
 
 
 def tell(way: Way, settings: SearchSettings, number: int) -> dict[str, Any]:
@@ -85,7 +85,9 @@ def weigh(way: Way, settings: SearchSettings, number: int, batches: tuple[int, .
         try:
             steps = our_steps(stage, size) if stage else plain_steps_of(model, settings, size)
             row |= peaks(steps, model)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             row["out_of_memory"] = True
         steps = None  # and with them the plain way's optimisers
         model.zero_grad()

@@ -9,7 +9,6 @@ device's data sheet times a share of it; both shares are assumptions, the higher
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import tyro
-from common import write
+from common import begin, write
 from stages import CLASSES
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -142,7 +141,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(args: Planned) -> None:
     """Plan and write."""
-    start = time.perf_counter()
+    start = begin(args.out)
     rows = list(tqdm(planned_rows(args.epochs), desc="rows", leave=False, disable=None))
     devices = {name: {"bf16_flops": rate, "bytes": size} for name, (rate, size) in DEVICES.items()}
     write(args.out, {"seed": 0, "devices": devices, "shares": SHARES, "epochs": args.epochs, "rows": rows}, start)

@@ -45,6 +45,11 @@ class Retrain(Step):
     """The encoder found; by default that of the search step, once it is complete."""
 
     @property
+    def depends(self) -> dict[str, Any]:
+        """All that rows depend on; the encoder found is kept beside when it is known."""
+        return {name: value for name, value in super().depends.items() if name != "genotype"}
+
+    @property
     def settings(self) -> RetrainSettings:
         """Of every network, less the network."""
         base, epochs = (RETRAIN["tiny"], 2) if self.rehearse else (RETRAIN["paper"], self.epochs)
@@ -85,17 +90,19 @@ class Retrain(Step):
 
     def work(self, budget: Budget) -> None:
         """Train what has not been trained yet."""
-        rows = Rows(self.folder / "retrain.jsonl")
-        networks = self.networks()
+        rows, networks = Rows(self.state), self.networks()
+        if found := self.found():
+            self.state.keep("found.json", found.to_json())
         rows.measure({f"{name} epochs": partial(self.row, name, s) for name, s in networks.items()}, budget)
-        if "found" in networks:  # only then is it known which network is the slowest
-            rows.measure(dict(self.equal_time(networks, rows.rows)), budget)
+        trained = [row for row in rows.rows if row["equal"] == "epochs"]
+        if found and len(trained) == len(networks):  # only then is it known which network is the slowest
+            rows.measure(dict(self.equal_time(networks, trained)), budget)
 
     def equal_time(
         self, networks: dict[str, RetrainSettings], rows: list[dict[str, Any]]
     ) -> Iterator[tuple[str, partial[dict[str, Any]]]]:
         """Yield the runs of all networks but the slowest, with as many epochs as fit its time."""
-        seconds = {row["network"]: row["seconds"] for row in rows if row["equal"] == "epochs"}
+        seconds = {row["network"]: row["seconds"] for row in rows}
         for name, settings in networks.items():
             epochs = int(settings.epochs * max(seconds.values()) / seconds[name])
             if epochs > settings.epochs:
@@ -103,7 +110,7 @@ class Retrain(Step):
 
     def row(self, name: str, settings: RetrainSettings, equal: str = "epochs") -> dict[str, Any]:
         """Train a network, or go on with it, and return its row; its weights are then let go."""
-        run = self.folder / f"retrain-{name}-{equal}"
+        run = self.state.path / f"{name}-{equal}"
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         result = retrain(settings, self.images, run, resume=run.exists(), progress=True)
@@ -127,7 +134,7 @@ class Retrain(Step):
 
     def result(self) -> dict[str, Any]:
         """Return the networks trained so far."""
-        rows, best = Rows(self.folder / "retrain.jsonl").rows, ceilings(self.device)
+        rows, best = Rows(self.state).rows, ceilings(self.device)
         for row in rows:  # a training step's products: forward, and twice as many backward
             row["share_of_matmul_peak"] = 6 * row["macs"] * row["images_per_second"] / best["matmul_flops"]
         images = {"train_images": len(self.images.train), "test_images": len(self.images.test)}

@@ -70,12 +70,12 @@ class Search(Step):
 
     def work(self, budget: Budget) -> None:
         """Search, or go on with it."""
-        run = self.folder / self.title
+        run = self.state.path / "run"
         search(self.settings, self.images, run, resume=run.exists(), progress=True)
 
     def result(self) -> dict[str, Any]:
         """Return what has been searched so far."""
-        settings, run = self.settings, Run(self.folder / self.title)
+        settings, run = self.settings, Run(self.state.path / "run")
         history, genotype = run.history(), run.path / "genotype.json"
         best = ceilings(self.device)
         return {

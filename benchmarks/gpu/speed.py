@@ -10,7 +10,7 @@ read and write at the measured bandwidth.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dasvit.encoder import build
-from dasvit.hardware import Hardware, make_fabric
+from dasvit.hardware import Hardware, make_fabric, out_of_memory
 from dasvit.search import SearchSettings
 from dasvit.training_free import SPACES, Shape, dss
 
@@ -46,7 +46,7 @@ class Speed(Step):
 
     def work(self, budget: Budget) -> None:
         """Time what has not been timed yet."""
-        rows = Rows(self.folder / "speed.jsonl")
+        rows = Rows(self.state)
         rows.measure({"ceilings": partial(ceilings, self.device)}, budget)
         settings = replace(settings_of(self.rehearse), hardware=self.hardware)
         todo: dict[str, Callable[[], dict[str, Any]]] = {
@@ -60,7 +60,7 @@ class Speed(Step):
 
     def result(self) -> dict[str, Any]:
         """Return the rows."""
-        return {"seed": 0, "rounds": self.rounds, "rows": Rows(self.folder / "speed.jsonl").rows}
+        return {"seed": 0, "rounds": self.rounds, "rows": Rows(self.state).rows}
 
     def search_rows(self, settings: SearchSettings, number: int) -> dict[str, Any]:
         """Time one stage: the plain way in float32 and bf16; ours with all tokens, with some, recomputed, compiled."""
@@ -113,7 +113,7 @@ class Speed(Step):
 
     def timed(self, ways: dict[str, Steps], weights: dict[str, int], images: int) -> dict[str, Any]:
         """Return seconds, products and floor of each way; every way has run once before it is timed."""
-        best = next(row for row in Rows(self.folder / "speed.jsonl").rows if row["name"] == "ceilings")
+        best = next(row for row in Rows(self.state).rows if row["name"] == "ceilings")
         whole = {way: partial(run_all, steps) for way, steps in ways.items()}
         flops = {}
         for way, step in whole.items():
@@ -123,13 +123,12 @@ class Speed(Step):
             flops[way] = counter.get_total_flops()
         rows = {}
         for way, seconds in interleaved(whole, self.rounds).items():
-            floor = flops[way] / best["matmul_flops"] + weights[way] * ADAMW_BYTES / best["copy_bytes"]
             rows[way] = {
                 "seconds": seconds,
                 "images_per_second": images / seconds,
                 "flops": flops[way],
                 "share_of_matmul_peak": flops[way] / seconds / best["matmul_flops"],
-                "floor_seconds": floor,
+                "floor_seconds": floor(flops[way], weights[way], best),
                 "waits": waits(whole[way]),
             }
         return rows
@@ -159,8 +158,15 @@ def if_it_fits(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return a row, or that the memory does not suffice: on a small card the plain way may not fit."""
     try:
         return function()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         return {"out_of_memory": True}
+
+
+def floor(flops: int, weights: int, best: Mapping[str, float]) -> float:
+    """Return the seconds that products and the optimiser take at the ceilings of the machine."""
+    return flops / best["matmul_flops"] + weights * ADAMW_BYTES / best["copy_bytes"]
 
 
 def run_all(steps: Steps) -> None:
