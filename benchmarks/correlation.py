@@ -3,8 +3,9 @@
     python benchmarks/correlation.py digits
     python benchmarks/correlation.py cifar10 --data folder:data/cifar10
 
-Networks of the space autoformer-xs, scored with three seeds of weights, then trained from scratch. Interrupt it as you
-like: the same command goes on where it stopped.
+Networks of the space autoformer-xs, trained from scratch. Each is scored with three seeds of two kinds of weights: those
+that training starts from, and those that TF-TAS scores, slices of one set of deviation 0.02. Interrupt it as you like:
+the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,20 +18,25 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from joblib import Parallel, delayed
 from lightning_fabric import seed_everything
 from measure import begin, resumable, write
+from scales import SCALES
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from dasvit.data import Data, DataSettings, load_data
-from dasvit.hardware import Hardware, make_fabric
+from dasvit.data import Data, load_data
+from dasvit.hardware import make_fabric
 from dasvit.loop import run_epochs
-from dasvit.presets import RETRAIN
-from dasvit.retrain import Retraining, RetrainSettings
+from dasvit.retrain import Retraining, RetrainSettings, evaluate
+from dasvit.runs import as_plain
+from dasvit.seeds import derive
 from dasvit.training_free import INDICATORS, SPACES, Probe, Shape, TFSearchSettings, score
 from dasvit.training_free.search import draw
+from dasvit.vit import VisionTransformer
 
 SPACE = "autoformer-xs"
+WEIGHTS = ("trained", "shared")  # those that training starts from, and TF-TAS's: slices of one set
 
 
 @dataclass(frozen=True)
@@ -38,21 +44,17 @@ class Correlate:
     """Score and train random networks."""
 
     name: Positional[Literal["digits", "cifar10"]]
-    """digits (8 pixels) or cifar10 (32 pixels)."""
+    """digits (preset tiny) or cifar10 (preset small, reduced)."""
     data: str | None = None
     """Where the images are, as for dasvit retrain --data."""
     samples: int = 60
     """Networks."""
-    train_images: int | None = None
-    """Training images to use; all by default."""
-    test_images: int | None = None
-    """Test images to use; all by default."""
-    epochs: int = 10
-    """Epochs of training."""
+    epochs: int | None = None
+    """Epochs of training, instead of the preset's."""
     weight_seeds: int = 3
     """Seeds of the weights that are scored."""
-    threads: int = 1
-    """Threads for torch."""
+    jobs: int = 2
+    """Processes, of one thread each."""
     runs: Path = Path("runs")
     """Where the rows are kept, in a folder of their own."""
     out: Path = Path("book/results")
@@ -60,57 +62,63 @@ class Correlate:
 
 
 def settings_of(args: Correlate) -> RetrainSettings:
-    """Return the settings of training."""
-    train = RETRAIN[{"digits": "tiny", "cifar10": "small"}[args.name]]
-    data: DataSettings = replace(train.data, train_images=args.train_images, test_images=args.test_images)
-    data = replace(data, data=args.data or data.data)
-    sizes = {"digits": (8, 2), "cifar10": (32, 4)}[args.name]
-    train = replace(train, data=data, image_size=sizes[0], patch_size=sizes[1], hardware=Hardware(precision="32-true"))
-    return replace(train, epochs=args.epochs, warmup_epochs=max(1, args.epochs // 10))
+    """Return the settings of training: every image trains, nothing is chosen here."""
+    _, train = SCALES[args.name].settings(args.data)
+    train = replace(train, val_share=0.0)
+    return replace(train, epochs=args.epochs, warmup_epochs=max(1, args.epochs // 10)) if args.epochs else train
 
 
 def row_of(number: int, settings: RetrainSettings, data: Data, args: Correlate) -> dict[str, Any]:
     """Score one network with several seeds of its weights, and train it."""
+    began = time.perf_counter()
+    torch.set_num_threads(1)
     space, images = SPACES[SPACE], data.train
     sizes = {"image_size": settings.image_size, "patch_size": settings.patch_size}
     sizes |= {"in_channels": images.channels, "num_classes": len(images.classes)}
     batch, labels = next(images.batches(16, image_size=settings.image_size, seed=0))
-    scores: dict[str, list[float]] = {name: [] for name in INDICATORS}
+    scores: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in INDICATORS} for kind in WEIGHTS}
     for seed in range(args.weight_seeds):
-        model = space.build(number, Shape(**sizes, seed=seed))
-        probe = Probe(settings.image_size, images=batch, labels=labels, seed=seed)
-        for name in INDICATORS:
-            scores[name].append(score(model, name, probe)["total"])
-    fabric = make_fabric(settings.hardware)
-    seed_everything(settings.seed, verbose=False)
-    network = space.fresh(number, Shape(**sizes), settings.init)
-    job = Retraining(settings, data, fabric, network)
+        shape = Shape(**sizes, seed=seed)
+        for kind in WEIGHTS:
+            model = start_of(number, shape, settings) if kind == "trained" else space.build(number, shape)
+            probe = Probe(settings.image_size, images=batch, labels=labels, seed=seed)
+            for name in INDICATORS:
+                scores[kind][name].append(score(model, name, probe)["total"])
+    job = Retraining(settings, images, make_fabric(settings.hardware), start_of(number, Shape(**sizes), settings))
     last = run_epochs(job)[-1]
-    trained = {k: last[k] for k in ("train_loss", "top1", "loss")}
+    tested = evaluate(job.model, data.test, settings.image_size)
     parameters = space.parameters(number, Shape(**sizes))
-    return {"number": number, **space.describe(number), "parameters": parameters, "scores": scores, **trained}
+    scored = {f"scores_{kind}": values for kind, values in scores.items()}
+    row = {"number": number, **space.describe(number), "parameters": parameters, **scored}
+    return row | {"train_loss": last["train_loss"], **tested, "seconds": round(time.perf_counter() - began, 3)}
+
+
+def start_of(number: int, shape: Shape, settings: RetrainSettings) -> VisionTransformer:
+    """Return a network with the weights that its training with this seed starts from."""
+    seed_everything(derive(shape.seed, "weights"), verbose=False)
+    return SPACES[SPACE].fresh(number, shape, settings.init)
 
 
 def main(args: Correlate) -> None:
     """Do what is not done yet and write the file."""
     out = args.out / f"correlation_{args.name}.json"
     start = begin(out)
-    torch.set_num_threads(args.threads)
     settings = settings_of(args)
     data = load_data(settings.data, image_size=settings.image_size)
     numbers = draw(
         TFSearchSettings(SPACE, args.samples, image_size=settings.image_size, patch_size=settings.patch_size)
     )
     depends = {"space": SPACE, "samples": args.samples, "train": settings, "weight_seeds": args.weight_seeds}
-    with resumable(args.runs / out.stem, "correlation", depends | {"threads": args.threads}) as run:
-        seconds = sum(row["seconds"] for row in run.history())
-        for number in tqdm(numbers[len(run.history()) :], desc="networks"):
-            began = time.perf_counter()
-            row = row_of(number, settings, data, args)
-            run.log({**row, "seconds": round(time.perf_counter() - began, 3)})
+    with resumable(args.runs / out.stem, "correlation", depends) as run:
+        left = numbers[len(run.history()) :]
+        work = (delayed(row_of)(number, settings, data, args) for number in left)
+        for row in tqdm(
+            Parallel(args.jobs, return_as="generator")(work), desc="networks", total=len(left), disable=None
+        ):
+            run.log(row)
         rows = run.history()
     told = {"space": SPACE, "epochs": settings.epochs, "train_images": len(data.train), "test_images": len(data.test)}
-    write(out, {"seed": settings.seed, **told, "rows": rows}, start - seconds)
+    write(out, {"seed": settings.seed, **told, "recipe": as_plain(settings), "rows": rows}, start)
 
 
 if __name__ == "__main__":
