@@ -3,9 +3,9 @@
     python benchmarks/correlation.py digits
     python benchmarks/correlation.py cifar10 --data folder:data/cifar10
 
-Networks of the space autoformer-xs, trained from scratch. Each is scored with three seeds of two kinds of weights: those
-that training starts from, and those that TF-TAS scores, slices of one set of deviation 0.02. Interrupt it as you like:
-the same command goes on where it stopped.
+Networks of the space autoformer-xs, trained from scratch. Each is scored with three seeds of two kinds of weights:
+those that training starts from, and those that TF-TAS scores, slices of one set of deviation 0.02. Interrupt it as you
+like: the same command goes on where it stopped.
 """
 
 from __future__ import annotations

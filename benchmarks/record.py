@@ -6,8 +6,8 @@
 The second takes CIFAR-10 as a folder with train and test folders, one folder a class. Each search has its own seed.
 What it finds is trained with several seeds, and so are the published encoder and the plain transformer of equal size.
 Random encoders of the size of each found one are drawn by a seed of their own, no function twice, and each is trained
-with one of the seeds in turn. All is trained for equal epochs; what then differs from the found encoder by more than 5 %
-of the operations is trained again for equal operations. Interrupt it as you like: the same command goes on.
+with one of the seeds in turn. All is trained for equal epochs; what then differs from the found encoder by more than
+5 % of the operations is trained again for equal operations. Interrupt it as you like: the same command goes on.
 """
 
 from __future__ import annotations

@@ -48,10 +48,10 @@ SCALES = {
     "digits": Scale("tiny", "scikit-learn's digits", {}, {}),
     "cifar10": Scale(
         "small",
-        "CIFAR-10 images re-encoded as JPEG (quality about 75) and reduced to 16 pixels, 4,000 of them to train on: "
+        "CIFAR-10 images re-encoded as JPEG (quality about 75) and reduced to 16 pixels, 3,000 of them to train on: "
         "accuracies are not those of the originals",
         {"image_size": 16, "dim": 48},
-        {"train_images": 4000, "test_images": 5000},
+        {"train_images": 3000, "test_images": 5000},
         ((2, 8, 6), (4, 5, 6), (6, 3, 6)),
     ),
 }

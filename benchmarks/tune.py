@@ -38,8 +38,8 @@ RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 AUGMENTATIONS = {
     "digits": {"none": Augmentation(), "shift": Augmentation(shift=0.125)},
     "cifar10": {
-        "none": Augmentation(),
         "mirror, shift": Augmentation(flip=True, shift=0.125),
+        "none": Augmentation(),
         "mirror, crop": Augmentation(flip=True, min_crop=0.5),
     },
 }
@@ -54,7 +54,7 @@ class Tune:
     """digits (preset tiny) or cifar10 (preset small, reduced)."""
     data: str | None = None
     """Where the images are, as for dasvit search --data."""
-    epochs: tuple[int, ...] = (20, 40)
+    epochs: tuple[int, ...] = (15, 30)
     """Epochs to try; the first while the rest is chosen."""
     seeds: int = 2
     """Seeds of each training."""
@@ -133,7 +133,7 @@ class Tuning:
 def recipe(tuning: Tuning) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Choose rate, augmentation and epochs in turn; return the recipe, and what was chosen at each turn."""
     augmentations, epochs = AUGMENTATIONS[tuning.args.name], tuning.args.epochs
-    chosen: dict[str, Any] = {"lr": None, "augmentation": [*augmentations][-1], "epochs": epochs[0]}
+    chosen: dict[str, Any] = {"lr": None, "augmentation": next(iter(augmentations)), "epochs": epochs[0]}
     told = []
     for what, options in (("lr", RATES), ("augmentation", tuple(augmentations)), ("epochs", epochs)):
         values = [chosen | {what: option} for option in options]

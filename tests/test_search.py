@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_search(images):
 
 
 def test_stages_of_one_seed_are_not_those_of_the_next(images):
-    """Where shapes agree, the second stage of a seed would be the first of the seed after it, if seeds were counted on."""
+    """If seeds were counted on, the second stage of a seed would be the first of the next, where shapes agree."""
 
     def start(seed, number):
         settings = replace(QUICK, seed=seed, stages=((1, 8, 1), (1, 8, 1)))
