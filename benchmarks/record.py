@@ -50,6 +50,8 @@ class Record:
     """Epochs of retraining, instead of the preset's."""
     seeds: int = 3
     """Seeds of retraining: 0, 1, …"""
+    random: int = 10
+    """Random encoders of the size of the found one, the same for all seeds."""
     threads: int = 2
     """Threads for torch."""
     runs: Path = Path("runs")
@@ -78,7 +80,9 @@ def run(record: Record, folder: Path) -> dict[str, Any]:
     found = search(find, data, folder / "search", resume=(folder / "search").exists(), progress=True)
     rows = []
     for seed in range(record.seeds):
-        for network, settings in peers(found.genotype, replace(train, seed=seed), data.train, find.space).items():
+        own = replace(train, seed=seed)
+        others = peers(found.genotype, own, data.train, count=record.random, space=find.space)
+        for network, settings in others.items():
             path = folder / f"{network}-{seed}"
             result = retrain(settings, data, path, resume=path.exists(), progress=True)
             cost = complexity(make_network(settings, data.train), settings.image_size)
