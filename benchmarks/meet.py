@@ -2,9 +2,10 @@
 
     python benchmarks/meet.py
 
-Every encoder with attention is scored with one seed of weights. The picks of DSS and of size, over the whole space and
-among encoders of the size of the one that the gradient search found, are trained as the networks of digits_tiny.json
-were, whose rows are taken over with their scores. Interrupt it as you like: the same command goes on.
+Every function with attention, one genotype for each, is scored with one seed of weights. The picks of DSS and of size,
+over the whole space and among encoders of the size of the one that the gradient search found, are trained as the
+networks of digits_tiny.json were, whose rows are taken over with their scores. No function is trained twice: a row
+carries all names that its network has in the table. Interrupt it as you like: the same command goes on.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from measure import begin, resumable, write
 from torch import nn
 from tqdm import tqdm
 
-from dasvit import SearchSpace
+from dasvit import Genotype, SearchSpace
 from dasvit.data import load_data
-from dasvit.peers import TOLERANCE
+from dasvit.encoder import resolve
+from dasvit.formula import Formula
+from dasvit.peers import TOLERANCE, count_parameters
 from dasvit.presets import RETRAIN
 from dasvit.retrain import make_network, retrain
 from dasvit.runs import Run
@@ -48,9 +51,9 @@ class Meet:
 
 
 def score_space(run: Run, settings: TFSearchSettings) -> list[dict[str, Any]]:
-    """Return the scores of every encoder that has attention; without it the class token sees no image."""
+    """Return the scores of every function that has attention; without it the class token sees no image."""
     space = SearchSpace()
-    seeing = [i for i in range(len(space)) if any(operation.kind == "msa" for _, operation in space[i].edges)]
+    seeing = [number for number in space.functions() if space[number].has_attention]
     for number in tqdm(seeing[len(run.history()) :], desc="encoders"):
         run.log(score_number(settings, number))
     return run.history()
@@ -69,6 +72,34 @@ def scored(network: nn.Module, name: str, probe: Probe) -> float | None:
         return None
 
 
+def pick(rows: list[dict[str, Any]], size: int) -> dict[int, list[str]]:
+    """Return the number of each encoder that is picked and what it is the pick of; ``size`` is the found one's."""
+    equal = [r for r in rows if abs(r["parameters"] - size) <= TOLERANCE * size]
+    picks: dict[int, list[str]] = {}
+    for where, some in (("whole space", rows), ("equal size", equal)):
+        for name in ("dss", "dss-released"):
+            best = max(some, key=lambda r, name=name: total(r, name))
+            picks.setdefault(best["number"], []).append(f"{name}, {where}")
+    picks.setdefault(max(rows, key=lambda r: r["parameters"])["number"], []).append("params, whole space")
+    return picks
+
+
+def formula(name: str) -> Formula | None:
+    """Return the formula of a network's encoder, none of the plain transformer."""
+    architecture = resolve(name)
+    return architecture.formula if isinstance(architecture, Genotype) else None
+
+
+def share(table: list[dict[str, Any]], genotype: Genotype, names: list[str], seeds: int) -> bool:
+    """Give the rows that an encoder has already more names; tell whether it has one for each seed."""
+    same = [row for row in table if formula(row["genotype"]) == genotype.formula]
+    if not {row["seed"] for row in same} >= set(range(seeds)):
+        return False
+    for row in same:
+        row["networks"] = row["networks"] + names
+    return True
+
+
 def main(args: Meet) -> None:
     """Do what is not done yet and write the file."""
     start = begin(args.out)
@@ -82,24 +113,20 @@ def main(args: Meet) -> None:
         rows = score_space(run, scoring)
     recorded = json.loads(Path(RECORDED).read_text())
     found = next(row for row in recorded["rows"] if row["network"] == "found")
-    equal = [r for r in rows if abs(r["parameters"] - found["parameters"]) <= TOLERANCE * found["parameters"]]
-    picks = {
-        f"{name}, {where}": max(some, key=lambda r, name=name: total(r, name))
-        for where, some in (("whole space", rows), ("equal size", equal))
-        for name in ("dss", "dss-released")
-    }
-    picks["params, whole space"] = max(rows, key=lambda r: r["parameters"])
-    table = [dict(row) for row in recorded["rows"]]
-    for name, pick in picks.items():
-        genotype = SearchSpace()[pick["number"]].to_json()
+    table = [{"networks": [row["network"]]} | {k: row[k] for k in row if k != "network"} for row in recorded["rows"]]
+    for number, names in pick(rows, found["parameters"]).items():
+        genotype = SearchSpace()[number]
+        if share(table, genotype, names, args.seeds):
+            continue
         for seed in range(args.seeds):
-            path = args.runs / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
-            settings = replace(train, genotype=genotype, seed=seed)
+            path = args.runs / f"{names[0].replace(', ', '-').replace(' ', '_')}-{seed}"
+            settings = replace(train, genotype=genotype.to_json(), seed=seed)
             began = time.perf_counter()
             result = retrain(settings, data, path, resume=path.exists(), progress=True)
             start += time.perf_counter() - began - sum(r["seconds"] for r in result.history)  # resumed ones count whole
-            row = {"network": name, "genotype": genotype, "depth": train.depth, "seed": seed}
-            table.append({**row, "parameters": pick["parameters"], "epochs": train.epochs, **result.accuracy})
+            row = {"networks": names, "genotype": settings.genotype, "depth": train.depth, "seed": seed}
+            size = count_parameters(settings, data.train)
+            table.append({**row, "parameters": size, "epochs": train.epochs, **result.accuracy})
     for row in table:
         torch.manual_seed(0)
         network = make_network(replace(train, genotype=row["genotype"], depth=row["depth"]), data.train)
@@ -113,7 +140,7 @@ def main(args: Meet) -> None:
     }
     ranks = {
         name: sum(total(r, name) > own for r in rows) + 1
-        for name, own in next(r for r in table if r["network"] == "found")["scores"].items()
+        for name, own in next(r for r in table if "found" in r["networks"])["scores"].items()
     }
     scores = [[r["parameters"], *(r["scores"].get(name, {}).get("total") for name in INDICATORS)] for r in rows]
     content = {

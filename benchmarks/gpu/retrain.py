@@ -73,8 +73,8 @@ class Retrain(Step):
         }
         if (found := self.found()) is None:
             return known
-        others = peers(found, settings, self.images.train)
-        return known | {name: others[name] for name in ("found", "random")}
+        others = peers(found, settings, self.images.train, count=1)
+        return known | {"found": others["found"], "random": others["random-0"]}
 
     def found(self) -> Genotype | None:
         """Return the encoder found, if there is one."""
