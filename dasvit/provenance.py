@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from . import __version__
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("dasvit/**/*.py", "benchmarks/**/*.py")  # what a result can depend on
 WRITTEN = ("book/results", "tests/fixtures", "benchmarks/gpu/README.md")  # what recording writes: no change of the code
+DIGITS = 16  # of a hash
 
 
 def provenance() -> dict[str, Any]:
@@ -101,26 +103,34 @@ def changed(recorded: Mapping[str, str], root: Path = ROOT) -> list[str]:
 def digest(path: Path) -> str:
     """Return the hash of a file: of a Python module its syntax tree without docstrings, of any other file its bytes."""
     content = path.read_bytes()
-    if path.suffix == ".py":
-        content = repr(_bare(ast.parse(content))).encode()
-    return hashlib.sha256(content).hexdigest()[:16]
+    return _code_digest(content) if path.suffix == ".py" else hashlib.sha256(content).hexdigest()[:DIGITS]
 
 
-def _bare(node: Any) -> Any:
-    """Return a syntax tree as tuples, without strings that are no part of an expression.
+@lru_cache(maxsize=256)
+def _code_digest(content: bytes) -> str:
+    """Return the hash of a syntax tree, node by node, each before its parts.
 
-    Empty fields are left out, since every version of Python has others.
+    Strings that stand alone are left out, and empty fields, since every version of Python has others.
     """
-    if isinstance(node, list):
-        return tuple(_bare(child) for child in node if not _is_text(child))
-    if not isinstance(node, ast.AST):
-        return node
-    fields = ((name, _bare(value)) for name, value in ast.iter_fields(node))
-    return type(node).__name__, *((name, value) for name, value in fields if value not in (None, ()))
+    told: list[Any] = []
+    rest: list[Any] = [ast.parse(content)]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, ast.AST):
+            fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
+            told.append((type(node).__name__, *fields))
+            rest.extend(fields.values())
+        elif isinstance(node, list):
+            parts = [part for part in node if not (isinstance(part, ast.Expr) and _is_text(part.value))]
+            told.append(len(parts))
+            rest.extend(parts)
+        else:
+            told.append(node)
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:DIGITS]
 
 
-def _is_text(node: Any) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _matching(root: Path, patterns: Iterable[str]) -> Iterable[Path]:

@@ -4,13 +4,15 @@ import importlib.util
 import json
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import planned
 import pytest
 import torch
-from common import Budget, waits
+from common import Budget, Rows, Step, waits
 
 from dasvit.loop import Interrupted
 from dasvit.runs import Run
@@ -181,13 +183,38 @@ def refused(step, capsys):
     return line
 
 
+@dataclass(frozen=True)
+class Fake(Step):
+    """A step whose measurements cost nothing; those named in ``broken`` fail."""
+
+    name: ClassVar[str] = "fake"
+    broken: ClassVar[set[str]] = set()
+    calls: ClassVar[list[str]] = []
+
+    size: int = 1
+
+    def work(self, budget):
+        Rows(self.state).measure({name: partial(self.row, name) for name in "abc"}, budget)
+
+    def row(self, name):
+        self.calls.append(name)
+        if name in self.broken:
+            raise RuntimeError("cuDNN error:\nnot supported")
+        return {"value": len(self.calls)}
+
+    def result(self):
+        return {"rows": Rows(self.state).rows}
+
+
 def test_rows_of_other_settings_are_not_mixed(rehearsal, tmp_path, capsys):
-    module = script("speed")
-    assert not module.Speed(**rehearsal, minutes=0.0, rounds=1).run()
-    assert not module.Speed(**rehearsal, minutes=0.0, rounds=1, out=tmp_path).run()  # what no row depends on
+    assert Fake(**rehearsal).run()
+    first = json.loads(Fake(**rehearsal).file.read_text())["rows"]
+    again = Fake(**rehearsal, minutes=2.0, out=tmp_path)  # of which no row depends
+    assert again.run()
+    assert json.loads(again.file.read_text())["rows"] == first
     capsys.readouterr()
-    line = refused(module.Speed(**rehearsal, minutes=0.0, rounds=2), capsys)
-    assert "was started with other settings: rounds 2 (was 1)" in line
+    line = refused(Fake(**rehearsal, size=2), capsys)
+    assert "was started with other settings: size 2 (was 1)" in line
 
 
 def test_rows_of_another_encoder_are_not_mixed(rehearsal, tmp_path, capsys):
@@ -200,31 +227,23 @@ def test_rows_of_another_encoder_are_not_mixed(rehearsal, tmp_path, capsys):
 
 
 def test_a_row_that_fails_is_told_and_tried_again(rehearsal, monkeypatch, capsys):
-    module = script("memory")
-    step, weigh, calls = module.Memory(**rehearsal), module.weigh, []
-
-    def sometimes(way, settings, number, batches):
-        calls.append(way)
-        if len(calls) == 2:
-            raise RuntimeError("cuDNN error:\nnot supported")
-        return weigh(way, settings, number, batches)
-
-    monkeypatch.setattr(module, "weigh", sometimes)
+    step = Fake(**rehearsal)
+    monkeypatch.setattr(Fake, "calls", [])
+    monkeypatch.setattr(Fake, "broken", {"b"})
     assert not step.run()
     told = json.loads(step.file.read_text())
-    ((name, error),) = told["failed"].items()
-    assert error == "RuntimeError: cuDNN error: not supported"
     assert not told["complete"]
-    assert len(told["rows"]) == len(calls) - 1
+    assert told["failed"] == {"b": "RuntimeError: cuDNN error: not supported"}
+    assert [row["name"] for row in told["rows"]] == ["a", "c"]
     printed = capsys.readouterr()
-    assert f"memory: failed: {name}; saved, run again to go on" in printed.out
-    assert "in sometimes" in printed.err  # where it failed
-    before = len(calls)
+    assert "fake: failed: b; saved, run again to go on" in printed.out
+    assert "in row" in printed.err  # where it failed
+    monkeypatch.setattr(Fake, "broken", set())
     assert step.run()
-    assert len(calls) == before + 1
-    last = json.loads(step.file.read_text())
-    assert (last["failed"], len(last["rows"])) == ({}, before)
-    assert name in {row["name"] for row in last["rows"]}
+    assert step.calls == ["a", "b", "c", "b"]
+    told = json.loads(step.file.read_text())
+    assert (told["complete"], told["failed"]) == (True, {})
+    assert {row["name"]: row["value"] for row in told["rows"]} == {"a": 1, "b": 4, "c": 3}
 
 
 def test_budget_leaves_signals_alone():

@@ -8,7 +8,7 @@ import torch
 
 from dasvit.presets import RETRAIN, SEARCH
 from dasvit.retrain import RetrainSettings
-from dasvit.runs import Run, as_plain, from_plain, provenance
+from dasvit.runs import Run, as_plain, from_plain
 from dasvit.search import SearchSettings
 
 
@@ -282,9 +282,3 @@ def test_search_settings_out_of_range(change, words):
 def test_retrain_settings_out_of_range(change, words):
     with pytest.raises(ValueError, match=words):
         replace(RetrainSettings(), **change)
-
-
-def test_provenance_names_what_made_a_result():
-    found = provenance()
-    assert set(found) == {"command", "commit", "versions", "hardware"}
-    assert found["hardware"]["threads"] == torch.get_num_threads()
