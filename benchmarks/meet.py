@@ -3,9 +3,9 @@
     python benchmarks/meet.py
 
 Every function with attention, one genotype for each, is scored with one seed of weights. The picks of DSS and of size,
-over the whole space and among encoders of the size of the one that the gradient search found, are trained as the
-networks of digits_tiny.json were, whose rows are taken over with their scores. No function is trained twice: a row
-carries all names that its network has in the table. Interrupt it as you like: the same command goes on.
+over the whole space and among encoders of the size of the one that the first gradient search found, are trained as the
+networks of digits_tiny.json were, whose rows of equal epochs are taken over with their scores. No function is trained
+twice: a row carries all names that its network has in the table. Interrupt it as you like: the same command goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import tyro
 from measure import begin, resumable, write
+from scales import SCALES
 from torch import nn
 from tqdm import tqdm
 
@@ -28,13 +29,13 @@ from dasvit.data import load_data
 from dasvit.encoder import resolve
 from dasvit.formula import Formula
 from dasvit.peers import TOLERANCE, count_parameters
-from dasvit.presets import RETRAIN
 from dasvit.retrain import make_network, retrain
 from dasvit.runs import Run
 from dasvit.training_free import Probe, Shape, TFSearchSettings, score
 from dasvit.training_free.search import score_number
 
 RECORDED = "book/results/digits_tiny.json"
+KEPT = ("search", "genotype", "depth", "seed", "parameters", "epochs", "top1", "top5", "loss")
 SPACE, INDICATORS = "dasvit-xs", ("dss", "dss-released", "synflow", "naswot")
 
 
@@ -104,7 +105,7 @@ def main(args: Meet) -> None:
     """Do what is not done yet and write the file."""
     start = begin(args.out)
     torch.set_num_threads(1)
-    train = RETRAIN["tiny"]
+    _, train = SCALES["digits"].settings()
     data = load_data(train.data, image_size=train.image_size)
     shape = Shape(train.image_size, train.patch_size, data.train.channels, len(data.train.classes))
     sizes = {k: getattr(shape, k) for k in ("image_size", "patch_size", "in_channels", "num_classes")}
@@ -112,8 +113,9 @@ def main(args: Meet) -> None:
     with resumable(args.runs, "meet", {"score": scoring, "train": train}, RECORDED) as run:
         rows = score_space(run, scoring)
     recorded = json.loads(Path(RECORDED).read_text())
-    found = next(row for row in recorded["rows"] if row["network"] == "found")
-    table = [{"networks": [row["network"]]} | {k: row[k] for k in row if k != "network"} for row in recorded["rows"]]
+    equal = [row for row in recorded["rows"] if row["equal"] == "epochs"]
+    found = next(row for row in equal if row["network"] == "found" and row["search"] == 0)
+    table = [{"networks": [row["network"]]} | {k: row[k] for k in row if k in KEPT} for row in equal]
     for number, names in pick(rows, found["parameters"]).items():
         genotype = SearchSpace()[number]
         if share(table, genotype, names, args.seeds):
@@ -124,7 +126,7 @@ def main(args: Meet) -> None:
             began = time.perf_counter()
             result = retrain(settings, data, path, resume=path.exists(), progress=True)
             start += time.perf_counter() - began - sum(r["seconds"] for r in result.history)  # resumed ones count whole
-            row = {"networks": names, "genotype": settings.genotype, "depth": train.depth, "seed": seed}
+            row = {"networks": names, "search": None, "genotype": settings.genotype, "depth": train.depth, "seed": seed}
             size = count_parameters(settings, data.train)
             table.append({**row, "parameters": size, "epochs": train.epochs, **result.accuracy})
     for row in table:
@@ -139,14 +141,18 @@ def main(args: Meet) -> None:
         "found": found["genotype"],
     }
     ranks = {
-        name: sum(total(r, name) > own for r in rows) + 1
-        for name, own in next(r for r in table if "found" in r["networks"])["scores"].items()
+        row["search"]: {
+            name: None if own is None else sum(total(r, name) > own for r in rows) + 1
+            for name, own in row["scores"].items()
+        }
+        for row in table
+        if "found" in row["networks"]
     }
     scores = [[r["parameters"], *(r["scores"].get(name, {}).get("total") for name in INDICATORS)] for r in rows]
     content = {
         "seed": 0,
         **told,
-        "rank_of_found": ranks,
+        "rank_of_found": [ranks[search] for search in sorted(ranks)],
         "indicators": INDICATORS,
         "rows": table,
         "space_scores": scores,
