@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dasvit.encoder import Zero
+from dasvit.operations import Zero
 from dasvit.layers import Attention, Mlp, layer_norm
 from dasvit.relaxation import Supernet
 from dasvit.space import Operation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .layers import Attention, Mlp, layer_norm
 from .lean import normalise
+from .operations import Grid, few_of
 from .space import Edge, Genotype, Operation
 from .vit import EncoderLayer, VisionTransformer
 
@@ -31,57 +31,13 @@ def genotypes() -> dict[str, Genotype]:
     return {name: Genotype.from_json(_PUBLISHED.replace("HEADS", n)) for name, n in heads.items()}
 
 
-class Zero(nn.Module):
-    """The operation that cuts an edge."""
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Return zeros of the shape of ``x``."""
-        return torch.zeros_like(x)
-
-
-class PreNorm(nn.Module):
-    """Attention or MLP on a LayerNorm of its input.
-
-    Args:
-        kind: ``"msa"`` or ``"mlp"``, the name that the module goes by.
-        module: The attention or MLP.
-        dim: Width of a token.
-    """
-
-    def __init__(self, kind: str, module: Attention | Mlp, dim: int) -> None:
-        super().__init__()
-        self.norm = layer_norm(dim)
-        self.add_module(kind, module)
-        self._kind = kind
-
-    @property
-    def module(self) -> nn.Module:
-        """The attention or MLP."""
-        return self.get_submodule(self._kind)
-
-    def forward(self, x: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
-        """Transform all tokens, or only the ``first`` ones; attention still looks at all of them."""
-        if isinstance(self.module, Attention):
-            return self.module(self.norm(x), first=first)
-        return self.module(self.norm(x[:, :first]))
-
-
 def make_operation(operation: Operation, dim: int) -> nn.Module:
     """Return an operation as a module on tokens ``[b, n, dim]``.
 
-    Attention and MLP read a LayerNorm of their input and have no residual of their own: identity is itself a
-    candidate (ledger).
-
     Raises:
-        ValueError: If the number of heads does not divide ``dim``.
+        ValueError: If its size does not fit ``dim``.
     """
-    if operation.kind == "none":
-        return Zero()
-    if operation.kind == "skip":
-        return nn.Identity()
-    assert operation.size is not None
-    module = Attention(dim, int(operation.size)) if operation.kind == "msa" else Mlp(dim, operation.size)
-    return PreNorm(operation.kind, module, dim)
+    return operation.spec.make(dim, operation.size)
 
 
 class Cell(nn.Module):
@@ -100,9 +56,15 @@ class Cell(nn.Module):
         self.wiring = tuple(edges)
         self.inputs = inputs
         self.edges = nn.ModuleDict({f"{source}-{target}": m for (source, target), m in edges.items()})
+        self.needs_grid = any(getattr(edge, "needs_grid", False) for edge in edges.values())
 
     def nodes(
-        self, x_prev_prev: Tensor, x_prev: Tensor, weights: Tensor | None = None, first: int | None = None
+        self,
+        x_prev_prev: Tensor,
+        x_prev: Tensor,
+        weights: Tensor | None = None,
+        first: int | None = None,
+        grid: Grid | None = None,
     ) -> list[Tensor]:
         """Return the outputs of the nodes, each ``[b, n, d]``; of the last one only the ``first`` tokens."""
         states = [x_prev_prev, x_prev][2 - self.inputs :]
@@ -114,11 +76,9 @@ class Cell(nn.Module):
             if weights is not None:
                 if lean and source not in normalised:  # once for all edges that leave a node
                     normalised[source] = normalise(states[source])
-                y = edge(states[source], weights[index], few, normalised.get(source))
-            elif isinstance(edge, PreNorm):
-                y = edge(states[source], few)
+                y = edge(states[source], weights[index], few, normalised.get(source), grid)
             else:
-                y = edge(states[source][:, :few])
+                y = few_of(edge, states[source], few, grid)
             if target == len(states):
                 states.append(y)
             else:
@@ -132,14 +92,23 @@ class Cell(nn.Module):
         weights: Float[Tensor, "edges operations"] | None = None,
         *,
         first: int | None = None,
+        grid: Grid | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Return the sum of the nodes, or its ``first`` tokens; ``weights`` are the mixing weights of mixed edges."""
-        node, *rest = (x[:, :first] for x in self.nodes(x_prev_prev, x_prev, weights, first))
+        """Return the sum of the nodes.
+
+        Args:
+            x_prev_prev: Tokens from the layer before the previous one.
+            x_prev: Tokens from the previous layer.
+            weights: The mixing weights of mixed edges.
+            first: Only so many tokens are wanted; by default all.
+            grid: Rows and columns of the patch tokens, for operations that need them.
+        """
+        node, *rest = (x[:, :first] for x in self.nodes(x_prev_prev, x_prev, weights, first, grid))
         return sum(rest, start=node)
 
-    def intermediates(self, *inputs: Any, **_how: Any) -> dict[str, Tensor]:
+    def intermediates(self, *inputs: Any, grid: Grid | None = None, **_how: Any) -> dict[str, Tensor]:
         """Return the node outputs, shape ``[nodes, b, n, d]``."""
-        return {"nodes": torch.stack(self.nodes(*inputs))}
+        return {"nodes": torch.stack(self.nodes(*inputs, grid=grid))}
 
 
 def make_cell(genotype: Genotype, dim: int) -> Cell:
@@ -148,18 +117,8 @@ def make_cell(genotype: Genotype, dim: int) -> Cell:
 
 
 def layer_parameters(genotype: Genotype, dim: int) -> int:
-    """Return the number of parameters of one encoder layer, from counts of its operations made once.
-
-    Raises:
-        ValueError: If the number of heads of an operation does not divide ``dim``.
-    """
-    return sum(_parameters(operation, dim) for _, operation in genotype.edges)
-
-
-@cache
-def _parameters(operation: Operation, dim: int) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in make_operation(operation, dim).parameters())
+    """Return the number of parameters of one encoder layer, in closed form."""
+    return sum(operation.spec.parameters(dim, operation.size) for _, operation in genotype.edges)
 
 
 def resolve(name: str) -> Genotype | str:

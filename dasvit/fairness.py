@@ -8,10 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .operations import KINDS
 from .relaxation import Candidates
-
-TYPES = ("msa", "mlp")
-
 
 @dataclass(frozen=True)
 class FairnessSettings:
@@ -45,23 +43,27 @@ class FairnessSettings:
 
 
 def kind_mask(
-    candidates: Candidates, kind: str, device: torch.device | None = None
+    candidates: Candidates, *kinds: str, device: torch.device | None = None
 ) -> Bool[Tensor, "edges operations"]:
-    """Return where the candidates are of a kind (``skip``, ``msa``, …)."""
-    mask = torch.tensor([[op.kind == kind for op in operations] for operations in candidates])
+    """Return where the candidates are of one of the kinds (``skip``, ``msa``, …)."""
+    mask = torch.tensor([[op.kind in kinds for op in operations] for operations in candidates])
     return mask.to(device, non_blocking=True)  # made on a GPU, it would wait for all that the GPU has to do
 
 
 def skip_term(p: Float[Tensor, "edges operations"], candidates: Candidates) -> Float[Tensor, ""]:
     """Return ``R_skip``, Eq. (16): the mean weight of all skip-connects still in play (0 when none is)."""
-    mask = kind_mask(candidates, "skip", p.device)
+    mask = kind_mask(candidates, *(name for name, kind in KINDS.items() if kind.scale == 1), device=p.device)
     return (p * mask).sum() / mask.sum().clamp_min(1)
 
 
 def type_weights(p: Float[Tensor, "edges operations"], candidates: Candidates) -> dict[str, Tensor]:
     """Return ``W_T``, Eq. (17), for each type still in play: its total weight on an edge, averaged over edges."""
     in_play = {op.kind for operations in candidates for op in operations}
-    return {kind: (p * kind_mask(candidates, kind, p.device)).sum() / len(p) for kind in TYPES if kind in in_play}
+    types: dict[str, list[str]] = {}
+    for name, kind in KINDS.items():
+        if kind.type is not None and name in in_play:
+            types.setdefault(kind.type, []).append(name)
+    return {t: (p * kind_mask(candidates, *kinds, device=p.device)).sum() / len(p) for t, kinds in types.items()}
 
 
 def type_term(

@@ -7,6 +7,7 @@ GELU, and weights that were put together, are computed again in the backward pas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,12 @@ from torch.autograd import Function
 
 from .layers import LAYER_NORM_EPS, Attention, Mlp, attend
 
+LeanTerm = Callable[[nn.LayerNorm, Any, Tensor, Tensor, int | None], Tensor]
+"""``weight · module(norm(x))`` from norm, module, normalised tokens, weight, and how many tokens are wanted.
+
+First derivatives only. Modules inside ``module`` are not called, so hooks on them see nothing.
+"""
+
 
 def normalise(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
     """Return tokens with mean 0 and variance 1, as LayerNorm has them before it scales and shifts."""
@@ -26,31 +33,37 @@ def normalise(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
     return x_hat
 
 
-def weighted(
+def weighted_attention(
     norm: nn.LayerNorm,
-    module: nn.Module,
+    module: Attention,
     x_hat: Float[Tensor, "b n d"],
     weight: Float[Tensor, ""],
     first: int | None = None,
 ) -> Float[Tensor, "b m d"]:
     """Return ``weight · module(norm(x))`` from tokens that are normalised, but not yet scaled and shifted.
 
-    First derivatives only. Modules inside ``module`` are not called, so hooks on them see nothing.
-
     Args:
         norm: The LayerNorm; its scale and shift are used.
-        module: Attention or MLP.
+        module: Attention.
         x_hat: See :func:`normalise`.
         weight: Mixing weight p.
         first: Only so many tokens are wanted; by default all.
     """
-    if isinstance(module, Attention):
-        if first is not None:
-            gathered = module.gather(x_hat, first, (norm.weight, norm.bias))
-        else:
-            gathered = attend(*module.split(_affine_linear(x_hat, module.qkv, norm)))
-        return _weighted_linear(gathered, module.proj, weight)
-    assert isinstance(module, Mlp)
+    if first is not None:
+        gathered = module.gather(x_hat, first, (norm.weight, norm.bias))
+    else:
+        gathered = attend(*module.split(_affine_linear(x_hat, module.qkv, norm)))
+    return _weighted_linear(gathered, module.proj, weight)
+
+
+def weighted_mlp(
+    norm: nn.LayerNorm,
+    module: Mlp,
+    x_hat: Float[Tensor, "b n d"],
+    weight: Float[Tensor, ""],
+    first: int | None = None,
+) -> Float[Tensor, "b m d"]:
+    """Return the same for an MLP; its arguments are those of :func:`weighted_attention`."""
     return _weighted_linear(_affine_linear(x_hat[:, :first], module.fc1, norm), module.fc2, weight, gelu=True)
 
 

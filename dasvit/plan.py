@@ -19,10 +19,12 @@ from torch.utils.flop_counter import flop_registry
 from .hardware import Hardware, make_fabric
 from .images import Batch, ImageSet
 from .memory import LiveBytes
+from .operations import KINDS
 from .relaxation import Candidates
 from .search import SearchSettings, SearchStage
 from .space import Operation, SearchSpace
 
+WIDE = 768  # width at which weights are compared: at any one that the operations fit, the order is the same
 Choice = Literal["even", "heaviest"]
 """Which operations are taken to survive: kinds in turn, or those with the most weights."""
 
@@ -67,13 +69,13 @@ def survivors(space: SearchSpace, count: int, choice: Choice = "even") -> Candid
             ``"heaviest"``: those with the most weights, which bounds the memory of whatever survives.
     """
     if choice == "heaviest":
-        weights = {"none": 0.0, "skip": 0.0, "msa": 4.0}
-        by_weight = sorted(space.operations, key=lambda op: -(weights.get(op.kind, 2 * (op.size or 0))))
+        by_weight = sorted(space.operations, key=lambda op: -op.spec.parameters(WIDE, op.size))
         return (tuple(op for op in space.operations if op in by_weight[:count]),) * len(space.edges)
 
     def on_edge(number: int) -> tuple[Operation, ...]:
-        kinds = {kind: [op for op in space.operations if op.kind == kind] for kind in ("skip", "msa", "mlp", "none")}
-        turned = [ops[number % len(ops) :] + ops[: number % len(ops)] if ops else [] for ops in kinds.values()]
+        zero_last = sorted(dict.fromkeys(op.kind for op in space.operations), key=lambda kind: KINDS[kind].scale == 0)
+        kinds = [[op for op in space.operations if op.kind == kind] for kind in zero_last]
+        turned = [ops[number % len(ops) :] + ops[: number % len(ops)] for ops in kinds]
         longest = max(map(len, turned))
         in_turn = [ops[i] for i in range(longest) for ops in turned if i < len(ops)]
         return tuple(op for op in space.operations if op in in_turn[:count])

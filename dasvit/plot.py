@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
+from .operations import KINDS
 from .runs import unwritable
 from .space import Genotype, Operation
 
 INK = "#123456"  # stands for the text colour of the page, see figure_svg
-COLORS = {"none": "#8a8f98", "skip": "#3a9d5d", "msa": "#3b82c4", "mlp": "#d9722e"}
+COLORS = {name: kind.colour for name, kind in KINDS.items()}
 _STYLE = "<style>svg{color:#24292f}@media (prefers-color-scheme: dark){svg{color:#d5dae0}}</style>"
 _RC = {
     "svg.hashsalt": "dasvit",
@@ -94,7 +95,7 @@ def _arrow(
     operation: Operation | None,
     bend: float = 0.0,
 ) -> None:
-    color = INK if operation is None else COLORS[operation.kind]
+    color = INK if operation is None else operation.spec.colour
     style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 22, "shrinkB": 22, "lw": 1.3}
     axes.add_patch(FancyArrowPatch(start, end, color=color, connectionstyle=f"arc3,rad={bend}", **style))
     if operation is not None:
@@ -157,11 +158,11 @@ def _mixing(alpha: Mapping[str, float]) -> dict[str, float]:
 
 def _shades(names: Sequence[str]) -> list[tuple[str, Any]]:
     """Return a colour for each operation: one hue a kind, darker for larger sizes."""
-    kinds = [Operation.parse(name).kind for name in names]
+    kinds = [Operation.parse(name).spec for name in names]
     shades = []
     for i, (name, kind) in enumerate(zip(names, kinds, strict=True)):
         strength = 1 - 0.28 * sum(later == kind for later in kinds[i + 1 :])
-        shades.append((name, (*mpl.colors.to_rgb(COLORS[kind]), max(0.3, strength))))
+        shades.append((name, (*mpl.colors.to_rgb(kind.colour), max(0.3, strength))))
     return shades
 
 

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .encoder import Cell, PreNorm, Zero, build, make_operation
-from .lean import normalise, weighted
+from .encoder import Cell, build, make_operation
+from .lean import normalise
+from .operations import Grid, PreNorm, Zero, few_of
 from .space import Genotype, Operation, SearchSpace
 from .tokens import TokenSelection
 from .vit import VisionTransformer
@@ -28,18 +29,20 @@ class MixedEdge(nn.Module):
         dim: Width D of a token.
 
     Attributes:
-        recompute: Whether what attention and MLPs have inside is computed again in the backward pass.
+        recompute: Whether what the operations have inside is computed again in the backward pass.
+        needs_grid: Whether a candidate needs the patch tokens where they stand.
     """
 
     def __init__(self, operations: Sequence[Operation], dim: int) -> None:
         super().__init__()
         self.recompute = False
-        self.terms = [(i, _key(op)) for i, op in enumerate(operations) if op.kind != "none"]
+        self.needs_grid = any(op.spec.needs_grid for op in operations)
+        self.terms = [(i, _key(op)) for i, op in enumerate(operations) if op.spec.scale != 0]
         self.operations = nn.ModuleDict({key: make_operation(operations[i], dim) for i, key in self.terms})
 
     def module(self, operation: Operation) -> nn.Module:
         """Return a candidate's module, with its weights."""
-        return Zero() if operation.kind == "none" else self.operations[_key(operation)]
+        return Zero() if operation.spec.scale == 0 else self.operations[_key(operation)]
 
     def forward(
         self,
@@ -47,6 +50,7 @@ class MixedEdge(nn.Module):
         weights: Float[Tensor, " operations"],
         first: int | None = None,
         x_hat: Float[Tensor, "b n d"] | None = None,
+        grid: Grid | None = None,
     ) -> Float[Tensor, "b m d"]:
         """Mix the operations' outputs; zero adds nothing, so it is never computed.
 
@@ -54,23 +58,26 @@ class MixedEdge(nn.Module):
             x: Tokens.
             weights: Mixing weights p.
             first: Only so many tokens are wanted; by default all.
-            x_hat: ``x`` normalised, see :func:`~dasvit.lean.normalise`. If given, attention and MLPs are computed from
-                it in the lean way, unless someone listens to one of them by a hook.
+            x_hat: ``x`` normalised, see :func:`~dasvit.lean.normalise`. If given, operations that have a lean way are
+                computed from it in this way, unless someone listens to one of them by a hook.
+            grid: Rows and columns of the patch tokens.
         """
         each = weights.unbind()
 
         def term(index: int, operation: nn.Module) -> Tensor:
-            if not isinstance(operation, PreNorm):
-                return each[index].to(x.dtype) * operation(x[:, :first])
-            if x_hat is None or operation.module._forward_hooks:
-                return each[index].to(x.dtype) * operation(x, first)
-            if not self.recompute:
-                return weighted(operation.norm, operation.module, x_hat, each[index], first)
-            inputs = operation.norm, operation.module, x, each[index], first  # so that not even x_hat is kept
-            return checkpoint(from_tokens, *inputs, use_reentrant=False, preserve_rng_state=False)
+            if not isinstance(operation, PreNorm) or x_hat is None or operation.module._forward_hooks:
+                return each[index].to(x.dtype) * few_of(operation, x, first, grid)
+            if self.recompute:  # from x, so that not even x_hat is kept
+                return checkpoint(from_tokens, operation, x, index, use_reentrant=False, preserve_rng_state=False)
+            return from_normalised(operation, x, x_hat, index)
 
-        def from_tokens(norm: nn.LayerNorm, module: nn.Module, x: Tensor, *how: Any) -> Tensor:
-            return weighted(norm, module, normalise(x), *how)
+        def from_tokens(operation: PreNorm, x: Tensor, index: int) -> Tensor:
+            return from_normalised(operation, x, normalise(x) if operation.lean else x, index)
+
+        def from_normalised(operation: PreNorm, x: Tensor, x_hat: Tensor, index: int) -> Tensor:
+            if operation.lean is None:
+                return each[index].to(x.dtype) * few_of(operation, x, first, grid)
+            return operation.lean(operation.norm, operation.module, x_hat, each[index], first)
 
         y, *rest = (term(index, self.operations[key]) for index, key in self.terms)
         return sum(rest, start=y)
@@ -88,7 +95,7 @@ class Supernet(VisionTransformer):
         candidates: The operations still in play on each edge, equally many on all; by default all of them.
         depth: Number of layers.
         dim: Width D of a token.
-        keep_ratio: Share of patch tokens kept (chapter 4).
+        keep_ratio: Share of patch tokens kept (chapter 4); all are where a candidate needs them where they stand.
         recompute: Whether what attention and MLPs have inside is computed again in the backward pass instead of being
             kept. The same gradients, more time.
         **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init`` of
@@ -112,11 +119,12 @@ class Supernet(VisionTransformer):
         candidates = candidates or (space.operations,) * len(space.edges)
         _check_candidates(space, candidates)
         edges = dict(zip(space.edges, candidates, strict=True))
+        free = not any(op.spec.needs_grid for operations in candidates for op in operations)
         super().__init__(
             lambda: Cell({edge: MixedEdge(ops, dim) for edge, ops in edges.items()}, space.inputs),
             depth=depth,
             dim=dim,
-            make_selection=lambda: TokenSelection(dim, keep_ratio) if keep_ratio != 1 else nn.Identity(),
+            make_selection=lambda: TokenSelection(dim, keep_ratio) if keep_ratio != 1 and free else nn.Identity(),
             **settings,
         )
         for module in self.modules():
@@ -181,7 +189,7 @@ def _check_candidates(space: SearchSpace, candidates: Candidates) -> None:
     for edge, operations in zip(space.edges, candidates, strict=True):
         if not set(operations) <= set(space.operations) or len(set(operations)) < len(operations):
             raise ValueError(f"edge {edge} lists {', '.join(map(str, operations))}: each once, from the space")
-        if all(op.kind == "none" for op in operations):
+        if all(op.spec.scale == 0 for op in operations):
             raise ValueError(f"edge {edge} has no operation but zero: keep at least two operations an edge")
 
 
@@ -198,12 +206,13 @@ def derive(weights: Float[Tensor, "edges operations"], candidates: Candidates, s
     """
     best: dict[int, list[tuple[float, int, Operation]]] = {}
     for (source, target), row, operations in zip(space.edges, weights.tolist(), candidates, strict=True):
-        strength, index = max((p, -i) for i, p in enumerate(row) if operations[i].kind != "none")
-        best.setdefault(target, []).append((strength, -source, operations[-index]))
+        # of equals the first: min by -p, where max by p would have to turn the order round
+        weakness, index = min((-p, i) for i, p in enumerate(row) if operations[i].spec.scale != 0)
+        best.setdefault(target, []).append((weakness, source, operations[index]))
     nodes = []
     for incoming in best.values():
-        strongest = sorted(incoming, key=lambda edge: edge[:2], reverse=True)[: space.keep]
-        nodes.append(tuple(sorted(((-source, op) for _, source, op in strongest), key=lambda edge: edge[0])))
+        strongest = sorted(incoming, key=lambda edge: edge[:2])[: space.keep]
+        nodes.append(tuple(sorted(((source, op) for _, source, op in strongest), key=lambda edge: edge[0])))
     return Genotype(tuple(nodes), space.inputs)
 
 

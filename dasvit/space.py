@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any
 
 from .formula import INPUTS, Formula, write_formula
+from .operations import KINDS, Kind, Size, known
 
-Kind = Literal["none", "skip", "msa", "mlp"]
 Edge = tuple[int, int]
 """Source and target of an edge."""
 FORMAT = 1
-MAX_HEADS, MAX_RATIO, MAX_NODES = 1024, 64.0, 16
+MAX_NODES = 16
 LISTED = 100_000
 """Names up to which a space is listed to find its functions, at about 10,000 a second."""
 
@@ -27,30 +27,27 @@ LISTED = 100_000
 class Operation:
     """A candidate on an edge: ``none`` (zero), ``skip`` (identity), ``msa`` with heads, ``mlp`` with a ratio.
 
+    What can be one is in the table :data:`~dasvit.operations.KINDS`, which others can be added to.
+
     Args:
-        kind: One of ``none``, ``skip``, ``msa``, ``mlp``.
+        kind: Name of the kind of operation.
         size: Number of heads (``msa``), hidden ratio (``mlp``), otherwise ``None``.
 
     Raises:
-        ValueError: If the size does not fit the kind.
+        ValueError: If there is no such kind, or the size does not fit it.
     """
 
-    kind: Kind
-    size: float | None = None
+    kind: str
+    size: Size = None
 
     def __post_init__(self) -> None:
-        size = self.size
-        if self.kind in ("none", "skip"):
-            valid = size is None
-        elif self.kind == "msa":
-            valid = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_HEADS
-        else:
-            valid = self.kind == "mlp" and isinstance(size, int | float) and 0 < size <= MAX_RATIO
-        if not valid:
-            raise ValueError(
-                f"unknown operation {self.kind}:{size}; known: none, skip, msa:HEADS (1-{MAX_HEADS}), "
-                f"mlp:RATIO (above 0, at most {MAX_RATIO:g})"
-            )
+        try:
+            found = _read(str(self))
+        except (TypeError, ValueError, OverflowError):  # the size is no number, or not finite
+            found = None
+        whole = found is not None and isinstance(found[1], int)
+        if found != (self.kind, self.size) or isinstance(self.size, bool) or (whole and isinstance(self.size, float)):
+            raise ValueError(f"unknown operation {self.kind}:{self.size}; {known()}")
 
     @classmethod
     def parse(cls, text: str) -> Operation:
@@ -59,20 +56,14 @@ class Operation:
         Raises:
             ValueError: If ``text`` is none of these.
         """
-        kind, colon, size = text.partition(":")
-        try:
-            if kind == "msa" and size.isascii() and size.isdigit():
-                return cls("msa", int(size))
-            if kind == "mlp" and colon:
-                return cls("mlp", float(size))
-            if text in ("none", "skip"):
-                return cls("none" if text == "none" else "skip")
-        except ValueError:
-            pass
-        raise ValueError(
-            f"unknown operation {text!r:.80}; known: none, skip, msa:HEADS (1-{MAX_HEADS}), "
-            f"mlp:RATIO (above 0, at most {MAX_RATIO:g})"
-        )
+        if (found := _read(text)) is None:
+            raise ValueError(f"unknown operation {text!r:.80}; {known()}")
+        return cls(*found)
+
+    @property
+    def spec(self) -> Kind:
+        """What the library knows of its kind."""
+        return KINDS[self.kind]
 
     def __str__(self) -> str:
         if self.size is None:
@@ -80,7 +71,15 @@ class Operation:
         return f"{self.kind}:{int(self.size) if self.size == int(self.size) else self.size!r}"
 
 
-NONE, SKIP = Operation("none"), Operation("skip")
+def _read(text: str) -> tuple[str, Size] | None:
+    """Return kind and size of an operation; nothing if it is none."""
+    name, colon, size = text.partition(":")
+    if (kind := KINDS.get(name)) is None or bool(colon) != kind.sized:
+        return None
+    try:
+        return name, kind.read(size) if colon else None
+    except (ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class Genotype:
     @property
     def has_attention(self) -> bool:
         """Whether an edge has attention; without it no token sees another, and the class token sees no image."""
-        return any(operation.kind == "msa" for _, operation in self.edges)
+        return any(operation.spec.attends for _, operation in self.edges)
 
     @property
     def formula(self) -> Formula:
@@ -147,9 +146,9 @@ class Genotype:
         for target, node in enumerate(self.nodes, start=self.inputs):
             value: Counter[Any] = Counter()
             for source, operation in node:
-                if operation == SKIP:
+                if operation.spec.scale == 1:
                     value.update(values[source])
-                elif operation != NONE:
+                elif operation.spec.scale is None:
                     calls[source, target] = str(operation), values[source]
                     value[source, target] += 1
             values.append(value)
@@ -202,9 +201,10 @@ class SearchSpace:
         nodes: Number of intermediate nodes, at most 16.
         inputs: Number of layers the encoder looks back (1 or 2).
         keep: Incoming edges each node keeps in an architecture (all, where it has fewer).
+        extra: Further candidates as they are written, of kinds in the table of operations, e.g. ``("conv:3",)``.
 
     Raises:
-        ValueError: If a setting is out of range or a candidate is listed twice.
+        ValueError: If a setting is out of range, or a candidate is unknown or listed twice.
     """
 
     heads: tuple[int, ...] = (4, 8, 12)
@@ -212,6 +212,7 @@ class SearchSpace:
     nodes: int = 2
     inputs: int = 2
     keep: int = 2
+    extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MAX_NODES or self.keep < 1 or self.inputs not in (1, 2):
@@ -224,9 +225,10 @@ class SearchSpace:
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
-        """The candidates of every edge: zero, identity, attention by heads, MLP by ratio."""
-        msa = tuple(Operation("msa", heads) for heads in self.heads)
-        return NONE, SKIP, *msa, *(Operation("mlp", ratio) for ratio in self.mlp_ratios)
+        """The candidates of every edge: zero, identity, attention by heads, MLP by ratio, further ones."""
+        sizes = [("msa", heads) for heads in self.heads] + [("mlp", ratio) for ratio in self.mlp_ratios]
+        balanced = (Operation(kind, size) for kind, size in sizes)
+        return Operation("none"), Operation("skip"), *balanced, *map(Operation.parse, self.extra)
 
     @property
     def edges(self) -> tuple[Edge, ...]:

@@ -156,12 +156,15 @@ class VisionTransformer(nn.Module):
     def _features(self, images: Tensor, *layer_args: Any, first: int | None = None) -> Tensor:
         """Return the tokens, of the last layer only the ``first`` ones."""
         x_prev = x = self.token_selection(self.embed(images))
+        rows, columns = (-(-side // self.patch_size) for side in images.shape[-2:])
         for number, layer in enumerate(self.layers, 1):
-            few: dict[str, Any] = {"first": first} if number == len(self.layers) and first is not None else {}
+            how: dict[str, Any] = {"first": first} if number == len(self.layers) and first is not None else {}
+            if getattr(layer, "needs_grid", False):
+                how["grid"] = (rows, columns)
             if self.recompute and torch.is_grad_enabled():
-                y = checkpoint(layer, x_prev, x, *layer_args, use_reentrant=False, **few)
+                y = checkpoint(layer, x_prev, x, *layer_args, use_reentrant=False, **how)
             else:
-                y = layer(x_prev, x, *layer_args, **few)
+                y = layer(x_prev, x, *layer_args, **how)
             x_prev, x = x, y
         return self.norm(x)
 
