@@ -24,6 +24,7 @@ class Scale:
         sizes: What search and retraining have in common, instead of the preset's.
         data: The same for the images.
         stages: Of the search; the preset's if not given.
+        epochs: Of retraining; the preset's if not given.
     """
 
     preset: str
@@ -31,6 +32,7 @@ class Scale:
     sizes: Mapping[str, Any]
     data: Mapping[str, Any]
     stages: tuple[tuple[int, int, int], ...] | None = None
+    epochs: int | None = None
 
     def settings(self, data: str | None = None) -> tuple[SearchSettings, RetrainSettings]:
         """Return the settings of search and retraining.
@@ -41,7 +43,9 @@ class Scale:
         find, train = SEARCH[self.preset], RETRAIN[self.preset]
         images = replace(find.data, data=data or find.data.data, **self.data)
         both = {"data": images, "hardware": HARDWARE, **self.sizes}
-        return replace(find, **both, stages=self.stages or find.stages), replace(train, **both)
+        epochs = self.epochs or train.epochs
+        trained = replace(train, **both, epochs=epochs, warmup_epochs=max(1, epochs // 10))
+        return replace(find, **both, stages=self.stages or find.stages), trained
 
 
 SCALES = {
@@ -53,5 +57,6 @@ SCALES = {
         {"image_size": 16, "dim": 48},
         {"train_images": 3000, "test_images": 5000},
         ((2, 8, 6), (4, 5, 6), (6, 3, 6)),
+        15,
     ),
 }

@@ -10,7 +10,7 @@ from .search import SearchSettings
 _CROPS = Augmentation(flip=True, shift=0.125)
 
 SEARCH: dict[str, SearchSettings] = {
-    # under a minute on two cores; the class defaults are this preset
+    # under a minute on two cores; the class defaults are this preset, its rates chosen by benchmarks/tune.py
     "tiny": SearchSettings(),
     # CIFAR-10 at its own size: minutes on a CPU with --train-images 4000, seconds an epoch on a GPU
     "small": SearchSettings(
@@ -37,6 +37,7 @@ SEARCH: dict[str, SearchSettings] = {
 }
 
 RETRAIN: dict[str, RetrainSettings] = {
+    # 40 epochs would add a point of validation accuracy for twice the time
     "tiny": RetrainSettings(),
     "small": RetrainSettings(
         data=DataSettings("cifar10", augmentation=_CROPS),

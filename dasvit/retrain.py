@@ -56,7 +56,7 @@ class RetrainSettings:
     """Epochs in which the learning rate rises."""
     batch_size: int = 64
     """Images in a batch."""
-    lr: float = 1e-3
+    lr: float = 8e-3
     """Highest learning rate; annealed to zero."""
     weight_decay: float = 0.05
     """Weight decay."""

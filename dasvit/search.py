@@ -65,7 +65,7 @@ class SearchSettings:
     """Images in a batch."""
     accumulate: int = 1
     """Compute a batch in so many parts, one after the other: less memory, the same steps."""
-    lr: float = 2e-3
+    lr: float = 4e-3
     """Learning rate of the weights, annealed to zero in each stage."""
     weight_decay: float = 0.05
     """Weight decay of the weights' matrices."""
