@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dasvit.operations import Zero
 from dasvit.layers import Attention, Mlp, layer_norm
+from dasvit.operations import Zero
 from dasvit.relaxation import Supernet
 from dasvit.space import Operation
 from dasvit.vit import VisionTransformer

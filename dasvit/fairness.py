@@ -11,6 +11,7 @@ from torch import Tensor
 from .operations import KINDS
 from .relaxation import Candidates
 
+
 @dataclass(frozen=True)
 class FairnessSettings:
     """Coefficients of Eqs. (16)-(19); the paper prints none of their values (ledger).

@@ -162,7 +162,9 @@ def register(kind: Kind) -> Kind:
 
 def known() -> str:
     """Return in words how operations are written, and how to add one."""
-    return f"known: {', '.join(kind.usage or kind.name for kind in KINDS.values())}; dasvit.operations.register adds one"
+    return (
+        f"known: {', '.join(kind.usage or kind.name for kind in KINDS.values())}; dasvit.operations.register adds one"
+    )
 
 
 def _attention(dim: int, heads: int) -> nn.Module:

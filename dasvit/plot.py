@@ -134,7 +134,7 @@ def plot_alpha(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(6.2, 1.5 * ((len(edges) + 1) // 2)), layout="constrained")
     grid = figure.subplots((len(edges) + 1) // 2, 2, sharex=True, sharey=True, squeeze=False)
     starts = [i for i, row in enumerate(history) if i and row["stage"] != history[i - 1]["stage"]]
-    shades = {name: shade for name, shade in _shades(history[0]["alpha"][edges[0]])}
+    shades = {name: shade for name, shade in _shades(list(history[0]["alpha"][edges[0]]))}
     for axes, edge in zip(grid.flat, edges, strict=False):
         for name, color in shades.items():
             curve = [_mixing(row["alpha"][edge]).get(name, np.nan) for row in history]

@@ -105,6 +105,10 @@ class DASViT(VisionTransformer, PyTorchModelHubMixin):
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // self.patch_size), -(-width // self.patch_size)
 
+    def grid_of(self, images: Float[Tensor, "b c h w"]) -> tuple[int, int]:
+        """Return the rows and columns of patches that images are cut into, padded."""
+        return self._grid(images.shape[-2], images.shape[-1])
+
     def _pool_by(self, global_pool: str) -> None:
         if global_pool not in _POOLS:
             raise ValueError(f"unknown global_pool {global_pool!r}; known: {', '.join(_POOLS)}")

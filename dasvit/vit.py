@@ -131,6 +131,11 @@ class VisionTransformer(nn.Module):
         self.head: nn.Module = nn.Linear(dim, num_classes)
         init_weights(self, init)
 
+    def grid_of(self, images: Float[Tensor, "b c h w"]) -> tuple[int, int]:
+        """Return the rows and columns of patches that images are cut into."""
+        side = self.image_size // self.patch_size  # :meth:`embed` takes no other images
+        return side, side
+
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that weight decay should leave alone, beside norms and biases."""
         return {"pos_embed", "cls_token"}
@@ -156,11 +161,10 @@ class VisionTransformer(nn.Module):
     def _features(self, images: Tensor, *layer_args: Any, first: int | None = None) -> Tensor:
         """Return the tokens, of the last layer only the ``first`` ones."""
         x_prev = x = self.token_selection(self.embed(images))
-        rows, columns = (-(-side // self.patch_size) for side in images.shape[-2:])
         for number, layer in enumerate(self.layers, 1):
             how: dict[str, Any] = {"first": first} if number == len(self.layers) and first is not None else {}
             if getattr(layer, "needs_grid", False):
-                how["grid"] = (rows, columns)
+                how["grid"] = self.grid_of(images)
             if self.recompute and torch.is_grad_enabled():
                 y = checkpoint(layer, x_prev, x, *layer_args, use_reentrant=False, **how)
             else:

@@ -1,0 +1,57 @@
+"""Two operations of a user's own: a depthwise convolution on the grid of patches, and a gated MLP."""
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from dasvit.operations import Kind, PreNorm, register
+
+
+class DepthwiseConv(nn.Conv2d):
+    def __init__(self, dim, size):
+        super().__init__(dim, dim, size, padding=size // 2, groups=dim)
+
+    def forward(self, x, grid):
+        patches = rearrange(x[:, 1:], "b (h w) d -> b d h w", h=grid[0])
+        return torch.cat([x[:, :1], rearrange(super().forward(patches), "b d h w -> b (h w) d")], dim=1)
+
+
+class GatedMlp(nn.Module):
+    def __init__(self, dim, ratio):
+        super().__init__()
+        self.up, self.down = nn.Linear(dim, 2 * int(dim * ratio)), nn.Linear(int(dim * ratio), dim)
+
+    def forward(self, x):
+        gate, value = self.up(x).chunk(2, dim=-1)
+        return self.down(nn.functional.silu(gate) * value)
+
+
+def odd(text):
+    if int(text) % 2 == 0:
+        raise ValueError(f"{text} is even")
+    return int(text)
+
+
+register(
+    Kind(
+        "dwconv",
+        lambda dim, size: PreNorm("dwconv", DepthwiseConv(dim, size), dim, needs_grid=True),
+        parameters=lambda dim, size: 2 * dim + dim * (size**2 + 1),
+        macs=lambda tokens, dim, size: (tokens - 1) * dim * size**2,
+        usage="dwconv:SIDE (odd)",
+        read=odd,
+        type="dwconv",
+        needs_grid=True,
+    )
+)
+register(
+    Kind(
+        "gated",
+        lambda dim, ratio: PreNorm("gated", GatedMlp(dim, ratio), dim, few="each"),
+        parameters=lambda dim, r: 2 * dim + 2 * int(dim * r) * (dim + 1) + dim * (int(dim * r) + 1),
+        macs=lambda tokens, dim, r: 3 * tokens * dim * int(dim * r),
+        usage="gated:RATIO",
+        read=float,
+        type="mlp",
+    )
+)

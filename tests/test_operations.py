@@ -1,0 +1,148 @@
+"""Operations that users add go wherever the paper's own go."""
+
+import json
+from dataclasses import replace
+
+import own_operations  # noqa: F401  (registers conv and gated)
+import pytest
+import timm
+import torch
+
+from dasvit import (
+    DataSettings,
+    Genotype,
+    RetrainSettings,
+    SearchSettings,
+    SearchSpace,
+    build,
+    load_data,
+    retrain,
+    search,
+)
+from dasvit.complexity import complexity
+from dasvit.fairness import type_weights
+from dasvit.hardware import Hardware
+from dasvit.operations import KINDS, Kind, PreNorm, register
+from dasvit.plan import plan
+from dasvit.plot import draw_genotype, figure_svg, plot_alpha
+from dasvit.relaxation import Supernet
+from dasvit.space import Operation
+
+SPACE = SearchSpace(heads=(2,), mlp_ratios=(1.0,), extra=("dwconv:3", "gated:0.5"))
+OWN = Genotype.from_json('{"format": 1, "nodes": [[[0, "dwconv:3"], [1, "msa:2"]], [[1, "skip"], [2, "gated:0.5"]]]}')
+DIM, SIZES = 12, {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10}
+QUICK = SearchSettings(
+    dim=DIM, space=SPACE, stages=((1, 6, 1), (2, 4, 1)), batch_size=20, hardware=Hardware("cpu", "64-true")
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data(DataSettings(train_images=100, test_images=20), image_size=8)
+
+
+@pytest.mark.parametrize("text", ["none", "skip", "msa:4", "mlp:0.5", "mlp:2", "dwconv:3", "dwconv:5", "gated:0.5"])
+def test_parameters_and_products_are_those_of_the_module(text):
+    operation = Operation.parse(text)
+    assert str(operation) == text
+    assert operation.spec.parameters(16, operation.size) == sum(
+        p.numel() for p in operation.spec.make(16, operation.size).parameters()
+    )
+    around = Genotype.from_json('{"format": 1, "nodes": [[[0, "skip"]]]}')
+    nodes = (((0, operation),),)
+    one, other = (complexity(build(g, depth=1, dim=16, **SIZES), 8).macs for g in (Genotype(nodes), around))
+    assert one - other == operation.spec.macs(17, 16, operation.size)
+
+
+def test_a_search_finds_and_prunes_them(data):
+    result = search(QUICK, data)
+    assert result.genotype in SPACE
+    assert {"dwconv:3", "gated:0.5"} <= set(result.history[0]["alpha"]["0-2"])
+    assert plot_alpha(result.history)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("keep_ratio", [1.0, 0.5])
+def test_one_hot_weights_are_the_derived_network(recompute, keep_ratio):
+    """Also with the class token alone in the last layer, and where tokens would be selected: all are needed."""
+    net = Supernet(SPACE, depth=2, dim=DIM, recompute=recompute, keep_ratio=keep_ratio, **SIZES).double()
+    net.class_token_last = True
+    weights = torch.zeros(5, 6, dtype=torch.float64)
+    for edge, operation in OWN.edges:
+        weights[SPACE.edges.index(edge), SPACE.operations.index(operation)] = 1
+    images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    derived = net.extract(OWN)
+    torch.testing.assert_close(net(images, weights), derived(images), atol=1e-12, rtol=1e-12)
+    derived.class_token_last = True
+    torch.testing.assert_close(net(images, weights), derived(images), atol=1e-12, rtol=1e-12)
+
+
+def test_tokens_are_selected_again_where_none_needs_the_grid():
+    free = tuple(tuple(op for op in SPACE.operations if op.kind != "dwconv") for _ in SPACE.edges)
+    nets = [Supernet(SPACE, candidates=c, depth=1, dim=DIM, keep_ratio=0.5, **SIZES) for c in (None, free)]
+    tokens = [len(net.token_selection(torch.randn(1, 17, DIM))[0]) for net in nets]
+    assert tokens == [17, 9]
+
+
+def test_they_are_retrained_counted_planned_and_drawn(data):
+    settings = RetrainSettings(
+        genotype=OWN.to_json(), dim=DIM, depth=2, epochs=2, warmup_epochs=1, batch_size=20, hardware=Hardware("cpu")
+    )
+    assert retrain(settings, data).history[-1]["train_loss"] < 3
+    assert [p.operations for p in plan(replace(QUICK, hardware=Hardware("cpu")), choice="heaviest", channels=1)] == [
+        6,
+        4,
+    ]
+    assert len(list(plan(replace(QUICK, hardware=Hardware("cpu")), channels=1))) == 2
+    assert KINDS["dwconv"].colour in figure_svg(draw_genotype(OWN))
+    weights = type_weights(torch.full((5, 6), 1 / 6), (SPACE.operations,) * 5)
+    assert {name: round(float(w), 4) for name, w in weights.items()} == {"msa": 0.1667, "mlp": 0.3333, "dwconv": 0.1667}
+
+
+@pytest.mark.usefixtures("_unchecked")
+def test_timm_takes_them_on_images_that_are_not_square():
+    model = timm.create_model(
+        "dasvit_base_patch16_224", genotype=OWN.to_json(), img_size=(8, 12), patch_size=2, embed_dim=DIM, depth=1
+    ).eval()
+    assert model(torch.randn(2, 3, 8, 12)).shape == (2, 1000)
+    assert model(torch.randn(2, 3, 10, 6)).shape == (2, 1000)
+
+
+@pytest.mark.usefixtures("_unchecked")
+def test_onnx_computes_the_same(tmp_path):
+    import onnxruntime
+
+    model = build(OWN, depth=2, dim=DIM, **SIZES).eval()
+    images, path = torch.randn(2, 1, 8, 8), tmp_path / "own.onnx"
+    torch.onnx.export(model, (images,), path, dynamo=True, input_names=["images"], verbose=False)
+    (got,) = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), model(images), atol=1e-5, rtol=1e-4)
+
+
+def test_an_unknown_operation_says_how_to_add_it():
+    text = OWN.to_json().replace("dwconv:3", "pool:2")
+    with pytest.raises(
+        ValueError, match=r"unknown operation 'pool:2'; known: none, skip, .* dasvit.operations.register"
+    ):
+        Genotype.from_json(text)
+    for wrong in ("dwconv", "dwconv:2", "dwconv:x", "skip:1", "gated:"):
+        with pytest.raises(ValueError, match=f"unknown operation '{wrong}'"):
+            Operation.parse(wrong)
+    with pytest.raises(ValueError, match="unknown operation 'dwconv:4'"):
+        SearchSpace(extra=("dwconv:4",))
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="there is an operation 'dwconv' already"):
+        register(KINDS["dwconv"])
+    with pytest.raises(ValueError, match="'a:b' is no name of an operation"):
+        register(replace(KINDS["dwconv"], name="a:b"))
+
+
+def test_a_space_with_them_comes_back_from_its_settings():
+    from dasvit.runs import as_plain, from_plain
+
+    plain = json.loads(json.dumps(as_plain(QUICK)))
+    assert from_plain(SearchSettings, plain) == QUICK
+    assert isinstance(KINDS["dwconv"], Kind)
+    assert isinstance(Operation.parse("dwconv:3").spec.make(8, 3), PreNorm)
