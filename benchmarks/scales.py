@@ -56,7 +56,7 @@ SCALES = {
         "accuracies are not those of the originals",
         {"image_size": 16, "dim": 48},
         {"train_images": 3000, "test_images": 5000},
-        ((2, 8, 6), (4, 5, 6), (6, 3, 6)),
+        ((2, 8, 20), (4, 5, 20), (6, 3, 20)),
         15,
     ),
 }

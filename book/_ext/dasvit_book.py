@@ -10,9 +10,14 @@ from pathlib import Path
 import torch
 from bookcache import cache_path, fingerprint
 from docutils import nodes
+from docutils.statemachine import StringList
 from policy import protect
+from recorded import ROOT, page, results
 from sphinx.ext.napoleon import GoogleDocstring
+from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
+
+from dasvit.provenance import CODE
 
 TORCH = "https://docs.pytorch.org/docs/stable/"
 PYTHON = "https://docs.python.org/3/library/"
@@ -120,6 +125,17 @@ def _number_as_the_paper(app, env):
                 equations[label] = (*chapter, own)
 
 
+class RecordedResults(SphinxDirective):
+    """The list of recorded results, made again when one of them or the code has changed."""
+
+    def run(self):
+        for path in (*results(), *(path for pattern in CODE for path in ROOT.glob(pattern))):
+            self.env.note_dependency(str(path))
+        found = nodes.container(classes=["recorded"])
+        self.state.nested_parse(StringList(page(), source="recorded results"), self.content_offset, found)
+        return [found]
+
+
 def _keep_colons(self):
     """Napoleon takes what precedes a colon in an attribute's docstring for its type; here it is prose."""
     return "", self._dedent(self._consume_to_end())
@@ -127,6 +143,7 @@ def _keep_colons(self):
 
 def setup(app):
     GoogleDocstring._consume_inline_attribute = _keep_colons
+    app.add_directive("recorded-results", RecordedResults)
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
     app.connect("env-check-consistency", _number_as_the_paper)
