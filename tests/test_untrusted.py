@@ -30,7 +30,7 @@ from dasvit.training_free import TFSearchSettings
 
 SETTINGS = (SearchSettings, RetrainSettings, TFSearchSettings)
 
-many = settings(max_examples=300, deadline=2000)  # milliseconds; what takes longer hangs
+many = settings(max_examples=300, deadline=None)  # how long an input takes depends on what else the machine does
 
 leaves = st.one_of(
     st.none(),
@@ -149,7 +149,7 @@ def test_flags_are_read_or_refused(cls):
     )
     words = flags | leaves.map(str) | st.text(max_size=8)
 
-    @settings(max_examples=50, deadline=2000)
+    @settings(max_examples=50, deadline=None)
     @given(st.lists(words, max_size=6).filter(lambda given: not {"-h", "--help"} & set(given)))
     def check(arguments):
         read_or_refused(lambda given: cli._parse(cls, "test", given), arguments)
