@@ -23,11 +23,13 @@ from .data import Data, DataSettings, load_data
 from .encoder import build, resolve
 from .hardware import Hardware, average, make_fabric
 from .images import ImageSet
-from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs
+from .loop import check_row, check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs
 from .runs import Run, from_plain
 from .search import check_training
 from .space import Genotype
 from .vit import Init, VisionTransformer, check_sizes
+
+ROW = dict.fromkeys(("train_loss", "top1", "top5", "loss"), float)  # what is logged of an epoch
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,8 @@ def retrain(
         if run is not None and isinstance(architecture := resolve(settings.genotype), Genotype):
             run.keep("genotype.json", architecture.to_json())
         check = partial(check_checkpoint, settings, data)
-        state = fabric.broadcast(run.load(check) if run is not None and resume else None)
+        check_logged = partial(check_row, [{"epoch": epoch} for epoch in range(settings.epochs)], ROW)
+        state = fabric.broadcast(run.load(check, check_logged) if run is not None and resume else None)
         history = run.history() if run is not None else []
         job = Retraining(settings, data, fabric)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)
