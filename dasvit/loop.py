@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -253,6 +253,25 @@ def check_state(state: Mapping[str, Any], job: Mapping[str, Any], *, epochs: int
     expect(state["job"], job, "job")
     step = f"job.schedule.last_epoch (an epoch has {steps} steps)"
     expect(state["job"]["schedule"]["last_epoch"], range(done, done + 1), step)
+
+
+def check_row(
+    positions: Sequence[Mapping[str, int]], parts: Mapping[str, Any], number: int, row: Mapping[str, Any]
+) -> None:
+    """Check that a row is one that :func:`run_epochs` may have logged, see :meth:`~dasvit.runs.Run.load`.
+
+    Args:
+        positions: What each row of the run must count, e.g. its ``epoch``.
+        parts: The pattern of what else a row must hold, see :func:`~dasvit.checkpoint.expect`; it may hold more.
+        number: Of the row, from 0.
+        row: The row.
+
+    Raises:
+        ValueError: If it is not, or else an error for what it lacks.
+    """
+    counts = {name: range(count, count + 1) for name, count in positions[number].items()}
+    for name, pattern in {**counts, **parts, "seconds": float, "bytes": int}.items():
+        expect(row.get(name), pattern, name)
 
 
 def _not_finite(job: Job, at: _Position) -> str | None:

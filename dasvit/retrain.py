@@ -24,12 +24,24 @@ from .data import Data, DataSettings, hold_out, load_data
 from .encoder import build, resolve
 from .hardware import Hardware, average, compile_network, make_fabric
 from .images import ImageSet
-from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs, weight_groups
+from .loop import (
+    check_row,
+    check_state,
+    cosine_schedule,
+    load_moments,
+    load_schedule,
+    moments,
+    run_epochs,
+    weight_groups,
+)
 from .runs import Run, from_plain
 from .search import check_training
 from .seeds import check_seed, derive
 from .space import Genotype
 from .vit import Init, VisionTransformer, check_sizes
+
+ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_loss"), float)
+"""What is logged of an epoch, and what else with validation images."""
 
 
 @dataclass(frozen=True)
@@ -306,7 +318,9 @@ def retrain(
         if run is not None and isinstance(architecture := resolve(settings.genotype), Genotype):
             run.keep("genotype.json", architecture.to_json())
         check = partial(check_checkpoint, settings, data)
-        state = fabric.broadcast(run.load(check) if run is not None and resume else None)
+        logged = ROW | VALIDATED if settings.val_share else ROW
+        check_logged = partial(check_row, [{"epoch": epoch} for epoch in range(settings.epochs)], logged)
+        state = fabric.broadcast(run.load(check, check_logged) if run is not None and resume else None)
         history = run.history() if run is not None else []
         job = Retraining(settings, data.train, fabric)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)

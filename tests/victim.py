@@ -23,6 +23,9 @@ COMMANDS = {
 }
 
 
+HANGS = 3600  # seconds; what has not ended then never will, whatever else the machine does
+
+
 class Fault(NamedTuple):
     """Strike before or after a call of a function; the end of a file may be missing then."""
 
@@ -81,7 +84,7 @@ def disturbed(arguments, run, fault, action, **constants):
         target=victim, args=([*arguments, "--out", str(run), *resume], log, fault, action, constants)
     )
     process.start()
-    process.join(120)
+    process.join(HANGS)
     code = process.exitcode  # none if it hangs
     process.kill()
     printed = os.read(reader, 1 << 16).decode()
