@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from . import __version__
 from .checkpoint import expect, load_state, refusing, save_state, settle, sync
 
 KEEP = 2  # checkpoints: the last, and the one before in case the last is damaged
@@ -392,7 +393,8 @@ def provenance() -> dict[str, Any]:
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit,
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("dasvit", "torch", "timm")},
+        "versions": {"python": platform.python_version(), "dasvit": __version__}
+        | {name: version(name) for name in ("torch", "timm")},
         "hardware": {
             "processor": _processor(),
             "threads": torch.get_num_threads(),
