@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-VERSION = "1"
+VERSION = "2"
 """Of what :func:`save_state` writes; another one is refused by name."""
 
 

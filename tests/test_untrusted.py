@@ -22,6 +22,7 @@ from test_data import fill
 from test_space import any_genotype
 
 from dasvit import DataSettings, Genotype, RetrainSettings, SearchSettings, cli, load_data
+from dasvit.checkpoint import VERSION
 from dasvit.export import export
 from dasvit.hardware import Hardware
 from dasvit.loop import check_row
@@ -171,7 +172,7 @@ def test_what_steers_a_terminal_is_not_printed(capsys):
     assert len(message) < 1100
 
 
-FIXTURES = Path(__file__).parent / "fixtures" / "checkpoint-1"
+FIXTURES = Path(__file__).parent / "fixtures" / f"checkpoint-{VERSION}"
 
 BENDS = [
     lambda x: x.flatten()[:-1],
