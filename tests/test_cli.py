@@ -308,7 +308,7 @@ BAD_INPUT = [
     (["retrain", "--out", f"TMP/{LONG}", "--resume"], "is no run directory"),
     (["retrain", "--out", "OUT", "--data", "folder:~nobody-is-called-this"], "does not exist"),
     (["retrain", "--out", "OUT", "--data", "imagenet100", "--classes", LONG], "DASVIT_DATA"),
-    ([*RETRAIN, "--mixup", "0.8", "--batch-size", "33"], "batch_size 33 is odd"),
+    ([*RETRAIN, "--mixup", "0.8", "--batch-size", "33"], "batch_size 33 on 1 devices leaves one with an odd"),
     (["retrain", "--data", "folder:BROKEN", "--out", "OUT"], "cannot read image BROKEN/b/7.png"),
     ([*RETRAIN, "--image-size", "9"], "patch_size 2 does not divide image_size 9"),
     (["retrain", "--out", "SEARCHED", "--resume"], "holds a search run, a retrain run is needed"),
@@ -392,7 +392,7 @@ def test_a_file_that_cannot_be_used_is_named(retrained, run, tmp_path):
 def test_resume_with_other_settings_names_them(searched, run):
     code, _, err = run("search", "--out", searched, "--resume", "--lr", "0.5", "--keep-ratio", "0.25")
     assert code == 2
-    assert "started with other settings: keep_ratio 0.25 (was 0.5), lr 0.5 (was 0.002)" in err
+    assert "started with other settings: keep_ratio 0.25 (was 0.5), lr 0.5 (was 0.004)" in err
 
 
 def test_a_bug_is_not_hidden(monkeypatch):
