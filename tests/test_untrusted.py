@@ -211,7 +211,7 @@ def forge(run, change, tensors=MappingProxyType({})):
     parts = load_file(path)
     for key in tensors.keys() & parts.keys():
         parts[key] = tensors[key](parts[key]).contiguous()
-    content = save(parts, metadata={"version": "1", "state": json.dumps(change(tree))})
+    content = save(parts, metadata={"version": VERSION, "state": json.dumps(change(tree))})
     new = path.with_name(f"{int(path.name[:6]) + 1:06d}-{hashlib.sha256(content).hexdigest()}.safetensors")
     new.write_bytes(content)
     return path, new
