@@ -105,11 +105,10 @@ class RetrainSettings:
                 raise ValueError(f"{name} {getattr(self, name)} is outside [0, 1)")
         if not (0 <= self.mixup < float("inf") and 0 <= self.cutmix < float("inf")):
             raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: 0 is off, above 0 is on")
-        if (self.mixup or self.cutmix) and self.batch_size // self.hardware.devices % 2:
-            raise ValueError(
-                f"batch_size {self.batch_size} on {self.hardware.devices} devices leaves one with an odd number of "
-                "images: mixup and cutmix pair them"
-            )
+        share = self.batch_size // self.hardware.devices
+        if (self.mixup or self.cutmix) and share % 2:
+            each = f" ({share} on each device)" if self.hardware.devices > 1 else ""
+            raise ValueError(f"batch_size {self.batch_size}{each} is odd: mixup and cutmix pair the images of a batch")
 
     @property
     def ordering(self) -> int:

@@ -308,7 +308,7 @@ BAD_INPUT = [
     (["retrain", "--out", f"TMP/{LONG}", "--resume"], "is no run directory"),
     (["retrain", "--out", "OUT", "--data", "folder:~nobody-is-called-this"], "does not exist"),
     (["retrain", "--out", "OUT", "--data", "imagenet100", "--classes", LONG], "DASVIT_DATA"),
-    ([*RETRAIN, "--mixup", "0.8", "--batch-size", "33"], "batch_size 33 on 1 devices leaves one with an odd"),
+    ([*RETRAIN, "--mixup", "0.8", "--batch-size", "33"], "batch_size 33 is odd"),
     (["retrain", "--data", "folder:BROKEN", "--out", "OUT"], "cannot read image BROKEN/b/7.png"),
     ([*RETRAIN, "--image-size", "9"], "patch_size 2 does not divide image_size 9"),
     (["retrain", "--out", "SEARCHED", "--resume"], "holds a search run, a retrain run is needed"),

@@ -27,7 +27,7 @@ from dasvit.export import export
 from dasvit.hardware import Hardware
 from dasvit.loop import check_row
 from dasvit.retrain import ROW as RETRAIN_ROW
-from dasvit.retrain import retrain
+from dasvit.retrain import VALIDATED, retrain
 from dasvit.runs import Run, as_plain, from_plain
 from dasvit.search import ROW as SEARCH_ROW
 from dasvit.search import search
@@ -211,7 +211,7 @@ def forge(run, change, tensors=MappingProxyType({})):
     parts = load_file(path)
     for key in tensors.keys() & parts.keys():
         parts[key] = tensors[key](parts[key]).contiguous()
-    content = save(parts, metadata={"version": "1", "state": json.dumps(change(tree))})
+    content = save(parts, metadata={"version": VERSION, "state": json.dumps(change(tree))})
     new = path.with_name(f"{int(path.name[:6]) + 1:06d}-{hashlib.sha256(content).hexdigest()}.safetensors")
     new.write_bytes(content)
     return path, new
@@ -377,7 +377,7 @@ def test_every_part_of_a_row_is_looked_at(command, finished):
     run = Run(finished / command)
     check = {
         "search": partial(check_row, [{"stage": 0, "epoch": 0}], SEARCH_ROW),
-        "retrain": partial(check_row, [{"epoch": 0}], RETRAIN_ROW),
+        "retrain": partial(check_row, [{"epoch": 0}], RETRAIN_ROW | VALIDATED),
         "tf-search": partial(check_scored, NETWORKS, draw(NETWORKS)),
     }[command]
     whole, *_ = run.history()
