@@ -13,8 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from timm.optim import param_groups_weight_decay
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
@@ -297,7 +296,12 @@ def weight_groups(network: VisionTransformer, weight_decay: float) -> list[dict[
 
     Decay pulls towards zero: a matrix towards a simpler map, a norm's scale or a position towards nothing sensible.
     """
-    return param_groups_weight_decay(network, weight_decay, no_weight_decay_list=network.no_weight_decay())
+    exempt = network.no_weight_decay()
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for name, weight in network.named_parameters():
+        groups[weight.ndim > 1 and name not in exempt].append(weight)
+    kept, decayed = groups
+    return [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
 def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0) -> LambdaLR:
