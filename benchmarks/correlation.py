@@ -71,7 +71,6 @@ def settings_of(args: Correlate) -> RetrainSettings:
 def row_of(number: int, settings: RetrainSettings, data: Data, args: Correlate) -> dict[str, Any]:
     """Score one network with several seeds of its weights, and train it."""
     began = time.perf_counter()
-    torch.set_num_threads(1)
     space, images = SPACES[SPACE], data.train
     sizes = {"image_size": settings.image_size, "patch_size": settings.patch_size}
     sizes |= {"in_channels": images.channels, "num_classes": len(images.classes)}
@@ -93,6 +92,15 @@ def row_of(number: int, settings: RetrainSettings, data: Data, args: Correlate) 
     return row | {"train_loss": last["train_loss"], **tested, "seconds": round(time.perf_counter() - began, 3)}
 
 
+def row_alone(*arguments: Any) -> dict[str, Any]:
+    """Return a row, computed on one thread.
+
+    A function of its own: cloudpickle takes ``images.classes`` in one that names torch for the module torch.classes.
+    """
+    torch.set_num_threads(1)
+    return row_of(*arguments)
+
+
 def start_of(number: int, shape: Shape, settings: RetrainSettings) -> VisionTransformer:
     """Return a network with the weights that its training with this seed starts from."""
     seed_everything(derive(shape.seed, "weights"), verbose=False)
@@ -111,7 +119,7 @@ def main(args: Correlate) -> None:
     depends = {"space": SPACE, "samples": args.samples, "train": settings, "weight_seeds": args.weight_seeds}
     with resumable(args.runs / out.stem, "correlation", depends) as run:
         left = numbers[len(run.history()) :]
-        work = (delayed(row_of)(number, settings, data, args) for number in left)
+        work = (delayed(row_alone)(number, settings, data, args) for number in left)
         for row in tqdm(
             Parallel(args.jobs, return_as="generator")(work), desc="networks", total=len(left), disable=None
         ):

@@ -56,7 +56,7 @@ SCALES = {
         "accuracies are not those of the originals",
         {"image_size": 16, "dim": 48},
         {"train_images": 3000, "test_images": 5000},
-        ((2, 8, 20), (4, 5, 20), (6, 3, 20)),
+        ((2, 8, 8), (4, 5, 8), (6, 3, 8)),
         15,
     ),
 }

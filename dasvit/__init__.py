@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -50,7 +49,7 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [*sorted(_MODULE), "__version__"]
-__version__ = version("dasvit")
+__version__ = "0.1.0"  # of the installed package too: pyproject.toml reads it here
 
 
 class _Package(ModuleType):

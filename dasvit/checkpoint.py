@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-VERSION = "1"
+VERSION = "2"
 """Of what :func:`save_state` writes; another one is refused by name."""
 
 
@@ -55,7 +56,7 @@ def load_state(path: Path) -> Any:
     Raises:
         ValueError: If the file is missing, damaged, of another version or no such file.
     """
-    with refusing(path):
+    with refusing(f"checkpoint {path}"):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != path.stem.rpartition("-")[2]:
             raise ValueError("its content has not the SHA-256 in its name")
@@ -69,8 +70,11 @@ def load_state(path: Path) -> Any:
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
-    """Tell in one line that a file cannot be used, whatever it was that its content made reading stumble over.
+def refusing(name: str) -> Iterator[None]:
+    """Tell in one line that something stored cannot be used, whatever its content made reading stumble over.
+
+    Args:
+        name: What it goes by in the message.
 
     Raises:
         ValueError: If reading fails.
@@ -79,10 +83,10 @@ def refusing(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ValueError(f"checkpoint {path} cannot be used: {reason}") from None
+        raise ValueError(f"{name} cannot be used: {reason}") from None
     except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:  # also RecursionError
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"checkpoint {path} cannot be used: it holds something else ({reason:.200})") from None
+        raise ValueError(f"{name} cannot be used: it holds something else ({reason:.200})") from None
 
 
 def expect(found: Any, pattern: Any, name: str) -> None:
@@ -91,7 +95,7 @@ def expect(found: Any, pattern: Any, name: str) -> None:
     Args:
         found: The part.
         pattern: A mapping stands for one with the same keys, a tensor for one of the same shape with float32 or float64
-            numbers, a range for an integer in it, a type for what is of this type.
+            numbers, a range for an integer in it, a type for what is of this type, a float for a finite one.
         name: What the part goes by in the message.
 
     Raises:
@@ -105,9 +109,9 @@ def expect(found: Any, pattern: Any, name: str) -> None:
     elif isinstance(pattern, range):
         fits = type(found) is int and found in pattern
     else:
-        fits = isinstance(found, pattern)
+        fits = isinstance(found, pattern) and not (isinstance(found, float) and not math.isfinite(found))
     if not fits:
-        raise ValueError(f"it is no checkpoint of this run: {name} is not what the run would have saved there")
+        raise ValueError(f"it is not of this run: {name} is not what the run would have saved there")
     for key in pattern if isinstance(pattern, Mapping) else ():
         expect(found[key], pattern[key], f"{name}.{key}")
 

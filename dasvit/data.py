@@ -12,8 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torchvision
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -145,6 +143,8 @@ def _take(source: _Source, count: int | None, name: str, seed: int) -> _Source:
 
 
 def _stratified(labels: np.ndarray, first: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.model_selection import train_test_split  # a second to load, and not for every data set
+
     parts = train_test_split(np.arange(len(labels)), train_size=first, stratify=labels, random_state=seed)
     return np.sort(parts[0]), np.sort(parts[1])
 
@@ -175,6 +175,8 @@ def _split(
 
 def _digits(seed: int) -> tuple[_Source, _Source]:
     """Scikit-learn's 1,797 handwritten digits, 8x8, one channel; they come without a split."""
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     pixels = torch.from_numpy((images * (255 / 16)).round().astype(np.uint8)).view(-1, 1, 8, 8)
     return _split(pixels, labels.astype(np.int64), tuple("0123456789"), seed)

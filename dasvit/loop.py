@@ -7,14 +7,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from timm.optim import param_groups_weight_decay
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
@@ -255,6 +254,25 @@ def check_state(state: Mapping[str, Any], job: Mapping[str, Any], *, epochs: int
     expect(state["job"]["schedule"]["last_epoch"], range(done, done + 1), step)
 
 
+def check_row(
+    positions: Sequence[Mapping[str, int]], parts: Mapping[str, Any], number: int, row: Mapping[str, Any]
+) -> None:
+    """Check that a row is one that :func:`run_epochs` may have logged, see :meth:`~dasvit.runs.Run.load`.
+
+    Args:
+        positions: What each row of the run must count, e.g. its ``epoch``.
+        parts: The pattern of what else a row must hold, see :func:`~dasvit.checkpoint.expect`; it may hold more.
+        number: Of the row, from 0.
+        row: The row.
+
+    Raises:
+        ValueError: If it is not, or else an error for what it lacks.
+    """
+    counts = {name: range(count, count + 1) for name, count in positions[number].items()}
+    for name, pattern in {**counts, **parts, "seconds": float, "bytes": int}.items():
+        expect(row.get(name), pattern, name)
+
+
 def _not_finite(job: Job, at: _Position) -> str | None:
     """Return which part of a job's state is not finite: a loss can be when the step that follows it was too long."""
 
@@ -278,7 +296,12 @@ def weight_groups(network: VisionTransformer, weight_decay: float) -> list[dict[
 
     Decay pulls towards zero: a matrix towards a simpler map, a norm's scale or a position towards nothing sensible.
     """
-    return param_groups_weight_decay(network, weight_decay, no_weight_decay_list=network.no_weight_decay())
+    exempt = network.no_weight_decay()
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for name, weight in network.named_parameters():
+        groups[weight.ndim > 1 and name not in exempt].append(weight)
+    kept, decayed = groups
+    return [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
 def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0) -> LambdaLR:

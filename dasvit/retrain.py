@@ -17,19 +17,30 @@ from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from .checkpoint import expect
 from .data import Data, DataSettings, hold_out, load_data
 from .encoder import build, resolve
 from .hardware import Hardware, average, compile_network, make_fabric
 from .images import ImageSet
-from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs, weight_groups
+from .loop import (
+    check_row,
+    check_state,
+    cosine_schedule,
+    load_moments,
+    load_schedule,
+    moments,
+    run_epochs,
+    weight_groups,
+)
 from .runs import Run, from_plain
 from .search import check_training
 from .seeds import check_seed, derive
 from .space import Genotype
 from .vit import Init, VisionTransformer, check_sizes
+
+ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_loss"), float)
+"""What is logged of an epoch, and what else with validation images."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +104,10 @@ class RetrainSettings:
                 raise ValueError(f"{name} {getattr(self, name)} is outside [0, 1)")
         if not (0 <= self.mixup < float("inf") and 0 <= self.cutmix < float("inf")):
             raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: 0 is off, above 0 is on")
-        if (self.mixup or self.cutmix) and self.batch_size // self.hardware.devices % 2:
-            raise ValueError(
-                f"batch_size {self.batch_size} on {self.hardware.devices} devices leaves one with an odd number of "
-                "images: mixup and cutmix pair them"
-            )
+        share = self.batch_size // self.hardware.devices
+        if (self.mixup or self.cutmix) and share % 2:
+            each = f" ({share} on each device)" if self.hardware.devices > 1 else ""
+            raise ValueError(f"batch_size {self.batch_size}{each} is odd: mixup and cutmix pair the images of a batch")
 
     @property
     def ordering(self) -> int:
@@ -256,7 +266,7 @@ def measures(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> d
 
     def top(k: int) -> float:
         k = min(k, classes - 1)  # among as many classes as there are, every answer is right
-        return float(multiclass_accuracy(logits, labels, classes, average="micro", top_k=k))
+        return float((logits.topk(k).indices == labels[:, None]).any(dim=1).float().mean())
 
     return {"top1": top(1), "top5": top(5), "loss": float(F.cross_entropy(logits, labels))}
 
@@ -306,7 +316,9 @@ def retrain(
         if run is not None and isinstance(architecture := resolve(settings.genotype), Genotype):
             run.keep("genotype.json", architecture.to_json())
         check = partial(check_checkpoint, settings, data)
-        state = fabric.broadcast(run.load(check) if run is not None and resume else None)
+        logged = ROW | VALIDATED if settings.val_share else ROW
+        check_logged = partial(check_row, [{"epoch": epoch} for epoch in range(settings.epochs)], logged)
+        state = fabric.broadcast(run.load(check, check_logged) if run is not None and resume else None)
         history = run.history() if run is not None else []
         job = Retraining(settings, data.train, fabric)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)

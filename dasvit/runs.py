@@ -25,6 +25,8 @@ from .provenance import provenance
 
 KEEP = 2  # checkpoints: the last, and the one before in case the last is damaged
 LOCK = ".lock"
+CheckRow = Callable[[int, dict[str, Any]], None]
+"""Raises an error for a logged row, given its number from 0, that is none of the run."""
 UNSTARTED = {LOCK, "settings.json.part"}  # all that a start leaves if it is killed before settings.json is whole
 
 
@@ -197,6 +199,16 @@ class Run:
             rows.append(row)
         return rows
 
+    def check_rows(self, rows: Sequence[dict[str, Any]], check_row: CheckRow) -> None:
+        """Check that logged rows are those of this run; what they hold is believed from then on.
+
+        Raises:
+            ValueError: If ``check_row`` raises whatever it may; the message names the line.
+        """
+        for number, row in enumerate(rows):
+            with refusing(f"line {number + 1} of {self.metrics}"):
+                check_row(number, row)
+
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace the log by ``rows``."""
         self.write("metrics.jsonl", "\n".join(map(json.dumps, rows))) if rows else self.metrics.unlink(missing_ok=True)
@@ -222,23 +234,29 @@ class Run:
                 old.unlink()
         return saved
 
-    def load(self, check: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any] | None:
+    def load(
+        self, check: Callable[[dict[str, Any]], None] | None = None, check_row: CheckRow | None = None
+    ) -> dict[str, Any] | None:
         """Return the state of the last whole checkpoint, with the log cut back to it; ``None`` without any checkpoint.
 
         Newer ones that cannot be used are told on stderr and put aside under the suffix ``.refused``.
 
         Args:
             check: Raises an error for a state that is none of this run.
+            check_row: Raises an error for a row before it that is none of this run, given its number, too.
 
         Raises:
-            ValueError: If there are checkpoints and none can be used.
+            ValueError: If there are checkpoints and none can be used, or a row is refused; nothing is changed.
         """
         rows = self.history()
         state, refused = self._last(check, len(rows))
+        rows = rows[: state["rows"] if state else 0]
+        if check_row is not None:
+            self.check_rows(rows, check_row)
         for path, reason in refused.items():
             print(f"dasvit: {reason}; going on from the one before", file=sys.stderr)
             path.replace(path.with_name(path.name + ".refused"))
-        self.rewrite(rows[: state["rows"] if state else 0])
+        self.rewrite(rows)
         return state
 
     def peek(self, check: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
@@ -268,7 +286,7 @@ class Run:
         for path in reversed(self._checkpoints()):
             try:
                 state = load_state(path)
-                with refusing(path):
+                with refusing(f"checkpoint {path}"):
                     if state["run"] != self._started():
                         raise ValueError("it is of another run")
                     if state["rows"] > rows:

@@ -21,7 +21,16 @@ from .data import Data, DataSettings
 from .fairness import FairnessSettings, fairness_term
 from .hardware import Hardware, average, compile_network, make_fabric, place
 from .images import Batch, ImageSet
-from .loop import check_state, cosine_schedule, load_moments, load_schedule, moments, run_epochs, weight_groups
+from .loop import (
+    check_row,
+    check_state,
+    cosine_schedule,
+    load_moments,
+    load_schedule,
+    moments,
+    run_epochs,
+    weight_groups,
+)
 from .relaxation import Candidates, Supernet, prune
 from .runs import Run
 from .seeds import check_seed, derive
@@ -31,6 +40,8 @@ from .vit import Init, check_sizes
 
 Stage = tuple[int, int, int]
 """Depth in layers, operations kept on each edge, epochs."""
+# what is logged of an epoch
+ROW = {"alpha": dict, "genotype": str, **dict.fromkeys(("val_accuracy", "val_loss", "fairness", "train_loss"), float)}
 
 
 @dataclass(frozen=True)
@@ -410,7 +421,9 @@ def search(
     with opened or nullcontext() as run:
         fabric.launch()  # what cannot be run has failed before there are other processes
         check = partial(check_checkpoint, settings, halves[0])
-        state = fabric.broadcast(run.load(check) if run is not None and resume else None)
+        positions = [{"stage": i, "epoch": e} for i, (*_, n) in enumerate(settings.stages) for e in range(n)]
+        check_logged = partial(check_row, positions, ROW)
+        state = fabric.broadcast(run.load(check, check_logged) if run is not None and resume else None)
         number, alpha = 0, None
         if state is not None:
             number, candidates = state["job"]["stage"], parse_candidates(state["job"]["candidates"])

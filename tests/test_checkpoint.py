@@ -110,10 +110,10 @@ def test_200_random_corruptions_are_refused(tmp_path):
 
 
 def test_another_version_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "VERSION", "2")
+    monkeypatch.setattr(checkpoint, "VERSION", "other")
     path = save_state(tmp_path / "a", {})
     monkeypatch.undo()
-    assert "it is of version 2, this dasvit reads version 1" in refused(path)
+    assert f"it is of version other, this dasvit reads version {VERSION}" in refused(path)
 
 
 def test_a_missing_file_is_refused(tmp_path):

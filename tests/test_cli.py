@@ -392,7 +392,7 @@ def test_a_file_that_cannot_be_used_is_named(retrained, run, tmp_path):
 def test_resume_with_other_settings_names_them(searched, run):
     code, _, err = run("search", "--out", searched, "--resume", "--lr", "0.5", "--keep-ratio", "0.25")
     assert code == 2
-    assert "started with other settings: keep_ratio 0.25 (was 0.5), lr 0.5 (was 0.002)" in err
+    assert "started with other settings: keep_ratio 0.25 (was 0.5), lr 0.5 (was 0.004)" in err
 
 
 def test_a_bug_is_not_hidden(monkeypatch):

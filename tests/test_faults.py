@@ -207,8 +207,9 @@ def test_images_that_break(pictures, tmp_path):
 
 
 def kill_worker(_run, *_args):
-    multiprocessing.active_children()[0].kill()
-    time.sleep(0.2)
+    worker = multiprocessing.active_children()[0]
+    worker.kill()
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # until it is dead; that it is stays to be found out
 
 
 def test_a_process_that_decodes_images_dies(pictures, tmp_path):

@@ -22,7 +22,7 @@ SEARCH = f"search {SIZES} --heads 1 --mlp-ratios 0.5 --nodes 1 --keep 1 --stages
 RETRAIN = f"retrain {SIZES} --test-images 20 --depth 1 --epochs 2 --warmup-epochs 1 --genotype"
 MIDDLE = {  # of the second epoch
     "search": (SEARCH.split(), Fault("dasvit.loop:_Position.add", 3)),
-    "retrain": ([*RETRAIN.split(), '{"format": 1, "nodes": [[[1, "msa:1"]]]}'], Fault("dasvit.loop:_Position.add", 6)),
+    "retrain": ([*RETRAIN.split(), '{"format": 1, "nodes": [[[1, "msa:1"]]]}'], Fault("dasvit.loop:_Position.add", 5)),
 }
 
 

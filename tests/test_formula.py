@@ -104,18 +104,25 @@ def test_inputs_are_named_by_how_far_they_look_back():
     assert make([[[0, "mlp:1"]]], inputs=1).formula != make([[[0, "mlp:1"]]], inputs=2).formula
 
 
-def ring(edges):
-    """Six equal operations, and one more on each sum of two: as symmetric as a graph of six corners is."""
-    corners = [[[0, "mlp:1"]]] * 6
+def graph(*edges):
+    """An operation for each corner of a graph, and another on the sum of each edge's two: as symmetric as the graph."""
+    corners = [[[0, "mlp:1"]]] * max(map(max, edges))
     sums = [[[a, "skip"], [b, "skip"]] for a, b in edges]
-    return make([*corners, *sums, [[7 + number, "mlp:2"] for number in range(6)]], inputs=1)
+    return make([*corners, *sums, [[len(corners) + 1 + number, "mlp:2"] for number in range(len(sums))]], inputs=1)
 
 
 def test_symmetric_encoders_that_no_refinement_tells_apart():
-    around = [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (1, 6)]
-    otherwise = [(1, 4), (4, 6), (2, 6), (2, 5), (3, 5), (1, 3)]
-    triangles = [(1, 2), (2, 3), (1, 3), (4, 5), (5, 6), (4, 6)]
-    assert ring(around).formula == ring(otherwise).formula != ring(triangles).formula
+    hexagon = graph((1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (1, 6))
+    triangles = graph((1, 2), (2, 3), (1, 3), (4, 5), (5, 6), (4, 6))
+    assert hexagon.formula != triangles.formula
+    assert hexagon.formula == graph((1, 4), (4, 6), (2, 6), (2, 5), (3, 5), (1, 3)).formula
+
+
+def test_corners_that_look_alike_and_are_not():
+    triangle_and_square = graph((1, 2), (2, 3), (1, 3), (4, 5), (5, 6), (6, 7), (4, 7))
+    square_and_triangle = graph((1, 2), (2, 3), (3, 4), (1, 4), (5, 6), (6, 7), (5, 7))
+    assert triangle_and_square.formula == square_and_triangle.formula
+    assert triangle_and_square.formula != graph((1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (1, 7)).formula
 
 
 def test_many_equal_parts():

@@ -2,7 +2,9 @@
 
 import ast
 import json
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import correlation
 import measure
@@ -11,7 +13,7 @@ import pytest
 import record
 from measure import begin, resumable, write
 
-from dasvit import SearchSpace
+from dasvit import Genotype, SearchSpace
 from dasvit.provenance import changed
 from dasvit.training_free import TFSearchSettings
 
@@ -129,15 +131,15 @@ def test_correlation_keeps_its_rows_apart(tmp_path, monkeypatch, capsys):
         return {"number": number, "scores": len(made)}
 
     def rows(**changes):
-        few = {"samples": 3, "train_images": 64, "test_images": 20, "epochs": 2, "weight_seeds": 1}
+        few = {"samples": 3, "epochs": 2, "weight_seeds": 1, "jobs": 1}
         correlation.main(correlation.Correlate("digits", **few | changes, runs=tmp_path / "runs", out=tmp_path))
         return json.loads((tmp_path / "correlation_digits.json").read_text())["rows"]
 
-    monkeypatch.setattr(correlation, "row_of", row_of)
+    monkeypatch.setattr(correlation, "row_alone", row_of)
     first = rows()
     assert rows() == first
     assert [row["number"] for row in first] == made
-    for change in ({"epochs": 3}, {"train_images": 65}, {"weight_seeds": 2}, {"samples": 4}):
+    for change in ({"epochs": 3}, {"weight_seeds": 2}, {"samples": 4}):
         assert "was started with other settings" in refusal(capsys, lambda change=change: rows(**change))
     log = tmp_path / "runs" / "correlation_digits" / "metrics.jsonl"
     log.write_text(log.read_text().splitlines()[0] + "\n")  # as if stopped after the first network
@@ -146,14 +148,14 @@ def test_correlation_keeps_its_rows_apart(tmp_path, monkeypatch, capsys):
 
 
 def test_meet_goes_on_with_its_scores(tmp_path, monkeypatch, capsys):
-    scored, space = [], SearchSpace()
+    scored, space = [], SearchSpace(heads=(2, 4), mlp_ratios=(1,), nodes=1)
 
     def score_number(_settings, number):
         scored.append(number)
         return {"number": number}
 
     monkeypatch.setattr(meet, "score_number", score_number)
-    monkeypatch.setattr(meet, "SearchSpace", lambda: [space[number] for number in range(60)])
+    monkeypatch.setattr(meet, "SearchSpace", lambda: space)
     settings = TFSearchSettings(meet.SPACE, 1, meet.INDICATORS)
     with resumable(tmp_path / "r", "meet", {"score": settings}) as run:
         rows = meet.score_space(run, settings)
@@ -169,11 +171,25 @@ def test_meet_goes_on_with_its_scores(tmp_path, monkeypatch, capsys):
 
 
 def test_recorded_runs_are_of_one_code(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(record, "run", lambda *_: {"provenance": {"seed": 0}})
-    monkeypatch.setattr("sys.argv", ["record.py", "digits", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)])
-    record.main()
-    told = json.loads((tmp_path / "digits_tiny.json").read_text())["provenance"]
-    assert {"command", "commit", "date", "modules", "seed"} <= set(told)
+    found = Genotype.from_json(
+        '{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}'
+    )
+
+    def trained(training, *_):
+        macs = 2 if training.network == "vit" else 1
+        return {"name": training.folder, "network": training.network, "search": training.search, "macs": macs}
+
+    monkeypatch.setattr(record, "searched", lambda *_: SimpleNamespace(genotype=found, history=[{"seconds": 1.0}]))
+    monkeypatch.setattr(record, "trained", trained)
+    args = record.Record("digits", searches=2, seeds=2, randoms=2, jobs=1, runs=tmp_path / "runs", out=tmp_path)
+    record.main(args)
+    told = json.loads((tmp_path / "digits_tiny.json").read_text())
+    assert {"command", "commit", "date", "modules"} <= set(told["provenance"])
+    names = [row["name"] for row in told["rows"]]
+    assert len(set(names)) == len(names)
+    counts = Counter(row["network"] for row in told["rows"] if "-epochs-" in row["name"])
+    assert counts == {"found": 4, "published": 2, "vit": 2, "random": 4}
+    assert {row["network"] for row in told["rows"] if "-macs-" in row["name"]} == {"vit"}  # the others have as many
     kept = tmp_path / "runs" / "digits_tiny" / measure.MODULES
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"dasvit/search.py": "0"}))
-    assert "was started before dasvit/search.py changed" in refusal(capsys, record.main)
+    assert "was started before dasvit/search.py changed" in refusal(capsys, record.main, args)

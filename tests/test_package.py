@@ -1,6 +1,8 @@
 import ast
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import dasvit
 SOURCE = Path(dasvit.__file__).parent
 
 
-def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+def run(code, folder=None):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    return done.stdout.strip()
 
 
 def test_every_name_is_there_and_known_to_type_checkers():
@@ -31,6 +34,34 @@ def test_functions_win_over_modules_of_their_name():
 
 def test_the_subpackage_is_there_at_once():
     assert run("import dasvit; print(dasvit.training_free.dss.__name__)") == "dss"
+
+
+def test_a_copy_that_is_not_installed_works(tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "dasvit", ignore=shutil.ignore_patterns("__pycache__"))
+    code = """
+import importlib.metadata as metadata
+known = metadata.version
+def version(name):
+    if name == "dasvit":
+        raise metadata.PackageNotFoundError(name)
+    return known(name)
+metadata.version = version
+import dasvit
+from dasvit.runs import provenance
+print(dasvit.__file__, dasvit.__version__, provenance()["versions"]["dasvit"])
+"""
+    expected = f"{tmp_path}/dasvit/__init__.py {dasvit.__version__} {dasvit.__version__}"
+    assert run(code, tmp_path) == expected
+
+
+def test_the_version_is_written_once():
+    root = Path(__file__).resolve().parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "dasvit.__version__"}
+    (line,) = (line for line in (root / "dasvit/__init__.py").read_text().splitlines() if "__version__ =" in line)
+    assert ast.literal_eval(line.partition("=")[2].partition("#")[0].strip()) == dasvit.__version__  # needs no import
+    assert f"\nversion: {dasvit.__version__}\n" in (root / "CITATION.cff").read_text()
 
 
 def test_importing_the_package_imports_neither_torch_nor_timm():

@@ -75,7 +75,7 @@ def test_matrices_decay_and_nothing_else(few_digits, genotype):
 
 
 def test_mixup_wants_pairs_on_each_device():
-    with pytest.raises(ValueError, match="batch_size 6 on 2 devices leaves one with an odd number"):
+    with pytest.raises(ValueError, match=r"batch_size 6 \(3 on each device\) is odd"):
         replace(QUICK, batch_size=6, mixup=0.5, hardware=Hardware("cpu", devices=2))
     replace(QUICK, batch_size=8, mixup=0.5, hardware=Hardware("cpu", devices=2))
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import random
+import re
 import shutil
 from functools import partial
 from operator import mul
@@ -21,16 +22,22 @@ from test_data import fill
 from test_space import any_genotype
 
 from dasvit import DataSettings, Genotype, RetrainSettings, SearchSettings, cli, load_data
+from dasvit.checkpoint import VERSION
 from dasvit.export import export
 from dasvit.hardware import Hardware
-from dasvit.retrain import retrain
-from dasvit.runs import as_plain, from_plain
+from dasvit.loop import check_row
+from dasvit.retrain import ROW as RETRAIN_ROW
+from dasvit.retrain import VALIDATED, retrain
+from dasvit.runs import Run, as_plain, from_plain
+from dasvit.search import ROW as SEARCH_ROW
 from dasvit.search import search
 from dasvit.training_free import TFSearchSettings
+from dasvit.training_free.search import check_row as check_scored
+from dasvit.training_free.search import draw
 
 SETTINGS = (SearchSettings, RetrainSettings, TFSearchSettings)
 
-many = settings(max_examples=300, deadline=2000)  # milliseconds; what takes longer hangs
+many = settings(max_examples=300, deadline=None)  # how long an input takes depends on what else the machine does
 
 leaves = st.one_of(
     st.none(),
@@ -149,7 +156,7 @@ def test_flags_are_read_or_refused(cls):
     )
     words = flags | leaves.map(str) | st.text(max_size=8)
 
-    @settings(max_examples=50, deadline=2000)
+    @settings(max_examples=50, deadline=None)
     @given(st.lists(words, max_size=6).filter(lambda given: not {"-h", "--help"} & set(given)))
     def check(arguments):
         read_or_refused(lambda given: cli._parse(cls, "test", given), arguments)
@@ -165,7 +172,7 @@ def test_what_steers_a_terminal_is_not_printed(capsys):
     assert len(message) < 1100
 
 
-FIXTURES = Path(__file__).parent / "fixtures" / "checkpoint-1"
+FIXTURES = Path(__file__).parent / "fixtures" / f"checkpoint-{VERSION}"
 
 BENDS = [
     lambda x: x.flatten()[:-1],
@@ -204,7 +211,7 @@ def forge(run, change, tensors=MappingProxyType({})):
     parts = load_file(path)
     for key in tensors.keys() & parts.keys():
         parts[key] = tensors[key](parts[key]).contiguous()
-    content = save(parts, metadata={"version": "1", "state": json.dumps(change(tree))})
+    content = save(parts, metadata={"version": VERSION, "state": json.dumps(change(tree))})
     new = path.with_name(f"{int(path.name[:6]) + 1:06d}-{hashlib.sha256(content).hexdigest()}.safetensors")
     new.write_bytes(content)
     return path, new
@@ -269,6 +276,7 @@ def set_(value, *keys):
         (set_(True, "step"), "position.step"),
         (set_(0, "rows"), "rows is not"),
         (set_("x", "seconds"), "position.seconds"),
+        (set_(math.nan, "seconds"), "position.seconds"),
         (set_({"dict": [[{"tuple": []}, {"tensor": "0"}]]}, "totals"), "position.totals"),
         (set_({"dict": []}, "job"), "holds something else (KeyError"),
         (set_([], "random"), "holds something else (Type"),
@@ -291,7 +299,7 @@ def test_the_checkpoint_before_takes_over_from_a_forged_one(command, tmp_path, c
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--out", str(tmp_path / "run"), "--resume"])
     assert caught.value.code == 0
-    assert capsys.readouterr().err.startswith(f"dasvit: checkpoint {path} cannot be used: it is no checkpoint of this")
+    assert capsys.readouterr().err.startswith(f"dasvit: checkpoint {path} cannot be used: it is not of this run: ")
 
 
 def test_a_generator_does_not_read_beyond_its_state(tmp_path, capsys):
@@ -301,6 +309,89 @@ def test_a_generator_does_not_read_beyond_its_state(tmp_path, capsys):
 
     assert resumed("retrain", tmp_path, change)[0] == 2
     assert "random.numpy is not what the run would have saved there" in capsys.readouterr().err
+
+
+SIZES = "--train-images 40 --batch-size 10 --patch-size 4 --dim 4 --device cpu"
+TINY = {
+    "search": f"search {SIZES} --heads 1 --mlp-ratios 0.5 --nodes 1 --keep 1 --stages 1 4 2 1 3 1",
+    "retrain": f"retrain {SIZES} --test-images 20 --depth 1 --epochs 3 --warmup-epochs 1",
+    "tf-search": "tf-search --space autoformer-xs --image-size 8 --patch-size 4 --samples 3 --indicators dss params",
+}
+NETWORKS = TFSearchSettings("autoformer-xs", 3, ("dss", "params"), image_size=8, patch_size=4)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return a finished run of each command."""
+    folder = tmp_path_factory.mktemp("finished")
+    genotype = folder / "genotype.json"
+    genotype.write_text(with_nodes('[[[1, "msa:1"]]]'))
+    for command, arguments in TINY.items():
+        more = ["--genotype", str(genotype)] if command == "retrain" else []
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*arguments.split(), *more, "--out", str(folder / command)])
+        assert caught.value.code == 0
+    return folder
+
+
+FORGED = {
+    "another place": lambda rows: rows[::-1],
+    "twice": lambda rows: [rows[1], *rows[1:]],
+    "empty": lambda rows: [*rows[:-1], {}],
+    "not a number": lambda rows: [*rows[:-1], json.loads(json.dumps(rows[-1]), parse_float=lambda _: math.nan)],
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+@pytest.mark.parametrize("command", TINY)
+def test_a_finished_run_does_not_believe_forged_rows(command, forged, finished, tmp_path, capsys):
+    run = Run(tmp_path / "run")
+    shutil.copytree(finished / command, run.path)
+    run.rewrite(FORGED[forged](run.history()))
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--out", str(run.path), "--resume"])
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert re.fullmatch(rf"dasvit: line \d of {run.metrics} cannot be used: it is not of this run: .*\n", printed)
+    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
+
+
+def forgeries(row):
+    """Yield a row with each of its parts removed, or replaced by what it cannot be."""
+    row = copy.deepcopy(row)
+    for holder, key in list(places(row)):
+        if holder in (alpha := row.get("alpha", {}), *alpha.values()) or key in ("msa", "mlp"):
+            continue  # nobody computes with these
+        kept = holder[key]
+        for odd in ({float: math.nan, int: "0", dict: -7, str: None}[type(kept)], [kept], -math.inf):
+            holder[key] = odd
+            yield row
+        del holder[key]
+        yield row
+        holder[key] = kept
+
+
+@pytest.mark.parametrize("command", TINY)
+def test_every_part_of_a_row_is_looked_at(command, finished):
+    run = Run(finished / command)
+    check = {
+        "search": partial(check_row, [{"stage": 0, "epoch": 0}], SEARCH_ROW),
+        "retrain": partial(check_row, [{"epoch": 0}], RETRAIN_ROW | VALIDATED),
+        "tf-search": partial(check_scored, NETWORKS, draw(NETWORKS)),
+    }[command]
+    whole, *_ = run.history()
+    run.check_rows([whole], check)
+    for row in forgeries(whole):
+        with pytest.raises(ValueError, match=rf"^line 1 of {run.metrics} cannot be used: it ") as caught:
+            run.check_rows([row], check)
+        assert "\n" not in str(caught.value)
+
+
+def test_more_rows_than_networks_are_refused(finished):
+    run = Run(finished / "tf-search")
+    with pytest.raises(ValueError, match=r"line 3 of .* cannot be used: it holds something else"):
+        run.check_rows(run.history(), partial(check_scored, NETWORKS, draw(NETWORKS)[:2]))
 
 
 ODD_NAMES = ["a..", "a b", "a;rm -rf $HOME", "%s{0}", "\\..\\up", "CON", "--out", "é\u202e\n", "<script>"]

@@ -15,12 +15,15 @@ COMMANDS = {
         # 3 steps an epoch, 9 in all
         "search": "--train-images 200 --dim 24 --stages 1 8 2 1 3 1 --carry-alpha --device cpu",
         # 3 steps an epoch, 6 in all
-        "retrain": "--train-images 200 --test-images 50 --dim 24 --depth 1 --epochs 2 --warmup-epochs 1 --mixup 0.8 "
-        "--erase 0.5 --val-share 0 --device cpu",
+        "retrain": "--train-images 220 --test-images 50 --dim 24 --depth 1 --epochs 2 --warmup-epochs 1 --mixup 0.8 "
+        "--erase 0.5 --device cpu",
         "tf-search": "--space autoformer-xs --image-size 8 --patch-size 4 --in-channels 1 --num-classes 10 --samples 6 "
         "--indicators dss synflow",
     }.items()
 }
+
+
+HANGS = 3600  # seconds; what has not ended then never will, whatever else the machine does
 
 
 class Fault(NamedTuple):
@@ -81,7 +84,7 @@ def disturbed(arguments, run, fault, action, **constants):
         target=victim, args=([*arguments, "--out", str(run), *resume], log, fault, action, constants)
     )
     process.start()
-    process.join(120)
+    process.join(HANGS)
     code = process.exitcode  # none if it hangs
     process.kill()
     printed = os.read(reader, 1 << 16).decode()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from ..checkpoint import expect
 from ..hardware import out_of_memory
 from ..loop import Signals
 from ..runs import Run, RunFailedError
@@ -137,6 +138,23 @@ def score_number(settings: TFSearchSettings, number: int) -> dict[str, Any]:
     return {**row, "errors": errors} if errors else row
 
 
+def check_row(settings: TFSearchSettings, numbers: Sequence[int], index: int, row: Mapping[str, Any]) -> None:
+    """Check that a logged row is one of :func:`score_number` for the networks that the settings draw.
+
+    Raises:
+        ValueError: If it is not, or else an error for what it lacks.
+    """
+    parameters = SPACES[settings.space].parameters(numbers[index], settings.shape)
+    for name, number in {"number": numbers[index], "parameters": parameters}.items():
+        expect(row.get(name), range(number, number + 1), name)
+    expect(row.get("scores"), dict, "scores")
+    for name in settings.indicators:
+        if name in row["scores"]:
+            expect(row["scores"][name]["total"], float, f"scores.{name}.total")
+        else:
+            expect(row["errors"][name], str, f"errors.{name}")
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Let torch use one thread: small singular values on many are slower, and processes share the processors."""
@@ -183,9 +201,8 @@ def tf_search(
     with Run.open(run_dir, "tf-search", settings, resume=resume) if run_dir is not None else nullcontext() as run:
         rows = run.history() if run is not None and resume else []
         if run is not None and resume:
+            run.check_rows(rows, partial(check_row, settings, numbers))
             run.rewrite(rows)  # without what a kill left half-written
-        if [row.get("number") for row in rows] != numbers[: len(rows)]:
-            raise ValueError(f"{run_dir} holds other networks than its settings draw: it is of another version")
         left = numbers[len(rows) :]
         bar = tqdm(total=len(numbers), initial=len(rows), desc="scoring", disable=None if progress else True)
         with bar, Signals() as signals:

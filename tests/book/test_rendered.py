@@ -106,6 +106,12 @@ def test_every_public_name_is_on_the_api_page(html, soups):
     assert [name for name in dasvit.__all__ if name not in documented and name != "__version__"] == []
 
 
+def test_every_recorded_result_is_on_its_page(html, soups):
+    listed = [term.code.text for term in soups[html / "book" / "results.html"].select("dl > dt")]
+    folder = ROOT / "book" / "results"
+    assert listed == [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.json"))]
+
+
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
@@ -220,7 +226,7 @@ def test_the_policy_stops_what_is_not_the_books(browser, base, attack):
     page = context.new_page()
     page.goto(base + "book/notation.html")
     page.evaluate(f"() => {{ {ATTACKS[attack]} }}")
-    page.wait_for_timeout(100)
+    page.wait_for_function("violations.length")
     assert page.evaluate("violations.length") == 1
     assert page.evaluate("window.harm") is None
     context.close()
