@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .lean import normalise
-from .operations import Grid, few_of
+from .operations import Grid
 from .space import Edge, Genotype, Operation
 from .vit import EncoderLayer, VisionTransformer
 
@@ -78,7 +78,7 @@ class Cell(nn.Module):
                     normalised[source] = normalise(states[source])
                 y = edge(states[source], weights[index], few, normalised.get(source), grid)
             else:
-                y = few_of(edge, states[source], few, grid)
+                y = edge(states[source], few, grid)
             if target == len(states):
                 states.append(y)
             else:
@@ -106,9 +106,17 @@ class Cell(nn.Module):
         node, *rest = (x[:, :first] for x in self.nodes(x_prev_prev, x_prev, weights, first, grid))
         return sum(rest, start=node)
 
-    def intermediates(self, *inputs: Any, grid: Grid | None = None, **_how: Any) -> dict[str, Tensor]:
-        """Return the node outputs, shape ``[nodes, b, n, d]``."""
-        return {"nodes": torch.stack(self.nodes(*inputs, grid=grid))}
+    def intermediates(
+        self,
+        x_prev_prev: Tensor,
+        x_prev: Tensor,
+        weights: Tensor | None = None,
+        *,
+        first: int | None = None,
+        grid: Grid | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the node outputs, shape ``[nodes, b, n, d]``, always of all tokens."""
+        return {"nodes": torch.stack(self.nodes(x_prev_prev, x_prev, weights, grid=grid))}
 
 
 def make_cell(genotype: Genotype, dim: int) -> Cell:
@@ -118,7 +126,7 @@ def make_cell(genotype: Genotype, dim: int) -> Cell:
 
 def layer_parameters(genotype: Genotype, dim: int) -> int:
     """Return the number of parameters of one encoder layer, in closed form."""
-    return sum(operation.spec.parameters(dim, operation.size) for _, operation in genotype.edges)
+    return sum(operation.spec.count(dim, operation.size) for _, operation in genotype.edges)
 
 
 def resolve(name: str) -> Genotype | str:

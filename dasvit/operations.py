@@ -22,48 +22,47 @@ Few = Literal["each", "asked", "cut"]
 """How few tokens are computed where only the first ones are wanted.
 
 ``"each"``: the module transforms each token by itself and is given those alone. ``"asked"``: it takes them as an
-argument, ``module(x, first)``. ``"cut"``: it computes all, and the others are thrown away.
+argument, ``module(x, first=…)``. ``"cut"``: it computes all, and the others are thrown away.
 """
-
 
 Grid = tuple[int, int]
 """Rows and columns of patches."""
 
 
 class Zero(nn.Module):
-    """The operation that cuts an edge."""
+    """The operation that cuts an edge; called as any operation is, see :class:`PreNorm`."""
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Return zeros of the shape of ``x``."""
-        return torch.zeros_like(x)
+    def forward(
+        self, x: Float[Tensor, "b n d"], first: int | None = None, grid: Grid | None = None
+    ) -> Float[Tensor, "b m d"]:
+        """Return zeros."""
+        return torch.zeros_like(x[:, :first])
+
+
+class Skip(nn.Module):
+    """Identity, called as any operation is."""
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], first: int | None = None, grid: Grid | None = None
+    ) -> Float[Tensor, "b m d"]:
+        """Return the tokens, or the ``first`` ones."""
+        return x[:, :first]
 
 
 class PreNorm(nn.Module):
-    """A module on a LayerNorm of its input, without a residual of its own: identity is itself a candidate (ledger).
+    """The module of an operation on a LayerNorm of its input, without a residual: identity is itself a candidate.
 
     Args:
-        name: What the module goes by.
+        kind: Of the operation; the module goes by its name.
         module: Maps tokens ``[b, n, dim]`` to such.
         dim: Width of a token.
-        few: How few tokens are computed where only the first ones are wanted.
-        needs_grid: Whether the module is called as ``module(x, grid=(rows, columns))``, see :class:`Kind`.
-        lean: Its term of a mixed edge in the lean way, if it has one.
     """
 
-    def __init__(
-        self,
-        name: str,
-        module: nn.Module,
-        dim: int,
-        *,
-        few: Few = "cut",
-        needs_grid: bool = False,
-        lean: LeanTerm | None = None,
-    ) -> None:
+    def __init__(self, kind: Kind, module: nn.Module, dim: int) -> None:
         super().__init__()
         self.norm = layer_norm(dim)
-        self.add_module(name, module)
-        self._name, self.few, self.needs_grid, self.lean = name, few, needs_grid, lean
+        self.add_module(kind.name, module)
+        self._name, self.few, self.needs_grid, self.lean = kind.name, kind.few, kind.needs_grid, kind.lean
 
     @property
     def module(self) -> nn.Module:
@@ -73,7 +72,7 @@ class PreNorm(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], first: int | None = None, grid: Grid | None = None
     ) -> Float[Tensor, "b m d"]:
-        """Transform all tokens, or only the ``first`` ones."""
+        """Transform all tokens, or only the ``first`` ones; ``grid`` is that of the patch tokens."""
         how: dict[str, Any] = {"grid": grid} if self.needs_grid else {}
         if self.few == "each":
             return self.module(self.norm(x[:, :first]), **how)
@@ -82,15 +81,12 @@ class PreNorm(nn.Module):
         return self.module(self.norm(x), **how)[:, :first]
 
 
-def few_of(operation: nn.Module, x: Tensor, first: int | None, grid: Grid | None) -> Tensor:
-    """Return what an operation makes of tokens ``x``, or of the ``first`` ones."""
-    if isinstance(operation, PreNorm):
-        return operation(x, first, grid)
-    return operation(x)[:, :first]
-
-
 def _no_size(text: str) -> Size:
     raise ValueError(f"{text!r} where nothing is said")
+
+
+def _nothing(*_: Any) -> int:
+    return 0
 
 
 @dataclass(frozen=True)
@@ -99,35 +95,55 @@ class Kind:
 
     Args:
         name: What it is written as, before the colon.
-        make: Called as ``make(dim, size)``; returns the module on tokens ``[b, n, dim]``, mostly a :class:`PreNorm`.
-        parameters: Called as ``parameters(dim, size)``; their number.
+        module: Called as ``module(dim, size)``; returns a module on tokens ``[b, n, dim]``, which gets a LayerNorm in
+            front of it. Nothing for an operation without weights, which has a ``scale``.
+        parameters: Called as ``parameters(dim, size)``; those of the module.
         macs: Called as ``macs(tokens, dim, size)``; multiply-accumulates for one image, every matrix product counted.
         usage: How it is written, for messages.
         read: Reads what follows the colon; raises :class:`ValueError` if it is no size. Without it there is no colon.
         colour: In figures.
         type: What it counts as in the fairness term; nothing if it is of no type.
         attends: Whether each token sees all others in it; without such an operation the class token sees no image.
-        needs_grid: Whether it needs the patch tokens where they stand, ``[b, 1 + rows · columns, dim]`` with the class
-            token first. Where such a candidate is in play, tokens are not selected.
-        scale: 0 for an operation that returns nothing, 1 for one that returns its input; none else have no weights.
+        few: How few tokens are computed where only the first ones are wanted.
+        needs_grid: Whether it needs the patch tokens where they stand: the module is called as
+            ``module(x, grid=(rows, columns))``, with the class token first. Where such a candidate is in play, tokens
+            are not selected.
+        lean: Its term of a mixed edge in the lean way, if it has one.
+        scale: 0 for the operation that returns nothing, 1 for the one that returns its input.
     """
 
     name: str
-    make: Callable[[int, Any], nn.Module]
-    parameters: Callable[[int, Any], int]
-    macs: Callable[[int, int, Any], int]
+    module: Callable[[int, Any], nn.Module] | None = None
+    parameters: Callable[[int, Any], int] = _nothing
+    macs: Callable[[int, int, Any], int] = _nothing
     usage: str = ""
     read: Callable[[str], Size] = _no_size
     colour: str = "#b65fb0"
     type: str | None = None
     attends: bool = False
+    few: Few = "cut"
     needs_grid: bool = False
+    lean: LeanTerm | None = None
     scale: Literal[0, 1] | None = None
 
     @property
     def sized(self) -> bool:
         """Whether it is written with a colon and a size."""
         return self.read is not _no_size
+
+    def make(self, dim: int, size: Size) -> nn.Module:
+        """Return an operation of this kind as a module on tokens ``[b, n, dim]``.
+
+        Raises:
+            ValueError: If the size does not fit ``dim``.
+        """
+        if self.module is None:
+            return Skip() if self.scale else Zero()
+        return PreNorm(self, self.module(dim, size), dim)
+
+    def count(self, dim: int, size: Size) -> int:
+        """Return the number of parameters of what :meth:`make` returns, in closed form."""
+        return 0 if self.module is None else 2 * dim + self.parameters(dim, size)
 
 
 def _heads(text: str) -> int:
@@ -162,46 +178,37 @@ def register(kind: Kind) -> Kind:
 
 def known() -> str:
     """Return in words how operations are written, and how to add one."""
-    return (
-        f"known: {', '.join(kind.usage or kind.name for kind in KINDS.values())}; dasvit.operations.register adds one"
-    )
-
-
-def _attention(dim: int, heads: int) -> nn.Module:
-    return PreNorm("msa", Attention(dim, heads), dim, few="asked", lean=weighted_attention)
-
-
-def _mlp(dim: int, ratio: float) -> nn.Module:
-    return PreNorm("mlp", Mlp(dim, ratio), dim, few="each", lean=weighted_mlp)
-
-
-def _mlp_parameters(dim: int, ratio: float) -> int:
-    return 2 * dim + 2 * dim * int(dim * ratio) + int(dim * ratio) + dim
+    written = ", ".join(kind.usage or kind.name for kind in KINDS.values())
+    return f"known: {written}; dasvit.operations.register adds one"
 
 
 for _kind in (
-    Kind("none", lambda d, _: Zero(), lambda d, _: 0, lambda n, d, _: 0, colour="#8a8f98", scale=0),
-    Kind("skip", lambda d, _: nn.Identity(), lambda d, _: 0, lambda n, d, _: 0, colour="#3a9d5d", scale=1),
+    Kind("none", colour="#8a8f98", scale=0),
+    Kind("skip", colour="#3a9d5d", scale=1),
     Kind(
         "msa",
-        _attention,
-        lambda d, heads: 2 * d + 4 * d * (d + 1),
+        Attention,
+        lambda d, heads: 4 * d * (d + 1),
         lambda n, d, heads: 4 * n * d * d + 2 * n * n * d,
         usage=f"msa:HEADS (1-{MAX_HEADS})",
         read=_heads,
         colour="#3b82c4",
         type="msa",
         attends=True,
+        few="asked",
+        lean=weighted_attention,
     ),
     Kind(
         "mlp",
-        _mlp,
-        _mlp_parameters,
+        Mlp,
+        lambda d, ratio: (2 * d + 1) * int(d * ratio) + d,
         lambda n, d, ratio: 2 * n * d * int(d * ratio),
         usage=f"mlp:RATIO (above 0, at most {MAX_RATIO:g})",
         read=_ratio,
         colour="#d9722e",
         type="mlp",
+        few="each",
+        lean=weighted_mlp,
     ),
 ):
     register(_kind)

@@ -69,7 +69,7 @@ def survivors(space: SearchSpace, count: int, choice: Choice = "even") -> Candid
             ``"heaviest"``: those with the most weights, which bounds the memory of whatever survives.
     """
     if choice == "heaviest":
-        by_weight = sorted(space.operations, key=lambda op: -op.spec.parameters(WIDE, op.size))
+        by_weight = sorted(space.operations, key=lambda op: -op.spec.count(WIDE, op.size))
         return (tuple(op for op in space.operations if op in by_weight[:count]),) * len(space.edges)
 
     def on_edge(number: int) -> tuple[Operation, ...]:

@@ -25,7 +25,9 @@ from .runs import unwritable
 from .space import Genotype, Operation
 
 INK = "#123456"  # stands for the text colour of the page, see figure_svg
+BLUE, ORANGE = "#3b82c4", "#d9722e"
 COLORS = {name: kind.colour for name, kind in KINDS.items()}
+"""Those of the kinds of operations known when this module is loaded."""
 _STYLE = "<style>svg{color:#24292f}@media (prefers-color-scheme: dark){svg{color:#d5dae0}}</style>"
 _RC = {
     "svg.hashsalt": "dasvit",
@@ -36,7 +38,7 @@ _RC = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "figure.figsize": (5.2, 3.0),
-    "axes.prop_cycle": cycler(color=["#3b82c4", "#d9722e", "#3a9d5d", "#b65fb0", "#c2a02c"]),
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, "#3a9d5d", "#b65fb0", "#c2a02c"]),
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
 
@@ -219,9 +221,9 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], indicator: str) -> Figure:
     values = [row["scores"][indicator]["total"] for row in scored]
     figure = Figure()
     axes = figure.add_subplot()
-    axes.scatter(sizes, values, s=12, alpha=0.6, color=COLORS["msa"])
+    axes.scatter(sizes, values, s=12, alpha=0.6, color=BLUE)
     best = int(np.argmax(values))
-    axes.scatter(sizes[best], values[best], s=60, facecolor="none", edgecolor=COLORS["mlp"], label="highest score")
+    axes.scatter(sizes[best], values[best], s=60, facecolor="none", edgecolor=ORANGE, label="highest score")
     axes.set(xlabel="parameters (millions)", ylabel=indicator)
     if min(values) > 0:
         axes.set_yscale("log")
@@ -237,7 +239,7 @@ def plot_accuracy(results: Mapping[str, Sequence[float]]) -> Figure:
         values = 100 * np.asarray(accuracies)
         spread = values.std(ddof=1) if len(values) > 1 else 0.0
         axes.errorbar(values.mean(), y, xerr=spread, fmt="o", color=INK, capsize=3)
-        axes.scatter(values, np.full(len(values), y), color=COLORS["msa"], alpha=0.6, zorder=3, s=18)
+        axes.scatter(values, np.full(len(values), y), color=BLUE, alpha=0.6, zorder=3, s=18)
     axes.set(yticks=range(len(results)), yticklabels=list(results), xlabel="top-1 accuracy on test images (%)")
     axes.invert_yaxis()
     return figure

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .encoder import Cell, build, make_operation
 from .lean import normalise
-from .operations import Grid, PreNorm, Zero, few_of
+from .operations import Grid, PreNorm, Zero
 from .space import Genotype, Operation, SearchSpace
 from .tokens import TokenSelection
 from .vit import VisionTransformer
@@ -64,20 +64,23 @@ class MixedEdge(nn.Module):
         """
         each = weights.unbind()
 
+        def plain(index: int, operation: nn.Module) -> Tensor:
+            return each[index].to(x.dtype) * operation(x, first, grid)
+
+        def lean(index: int, operation: PreNorm, x_hat: Tensor) -> Tensor:
+            if operation.lean is None:
+                return plain(index, operation)
+            return operation.lean(operation.norm, operation.module, x_hat, each[index], first)
+
+        def again(index: int, operation: PreNorm, x: Tensor) -> Tensor:
+            return lean(index, operation, normalise(x))
+
         def term(index: int, operation: nn.Module) -> Tensor:
             if not isinstance(operation, PreNorm) or x_hat is None or operation.module._forward_hooks:
-                return each[index].to(x.dtype) * few_of(operation, x, first, grid)
+                return plain(index, operation)
             if self.recompute:  # from x, so that not even x_hat is kept
-                return checkpoint(from_tokens, operation, x, index, use_reentrant=False, preserve_rng_state=False)
-            return from_normalised(operation, x, x_hat, index)
-
-        def from_tokens(operation: PreNorm, x: Tensor, index: int) -> Tensor:
-            return from_normalised(operation, x, normalise(x) if operation.lean else x, index)
-
-        def from_normalised(operation: PreNorm, x: Tensor, x_hat: Tensor, index: int) -> Tensor:
-            if operation.lean is None:
-                return each[index].to(x.dtype) * few_of(operation, x, first, grid)
-            return operation.lean(operation.norm, operation.module, x_hat, each[index], first)
+                return checkpoint(again, index, operation, x, use_reentrant=False, preserve_rng_state=False)
+            return lean(index, operation, x_hat)
 
         y, *rest = (term(index, self.operations[key]) for index, key in self.terms)
         return sum(rest, start=y)

@@ -45,8 +45,8 @@ class Operation:
             found = _read(str(self))
         except (TypeError, ValueError, OverflowError):  # the size is no number, or not finite
             found = None
-        whole = found is not None and isinstance(found[1], int)
-        if found != (self.kind, self.size) or isinstance(self.size, bool) or (whole and isinstance(self.size, float)):
+        other = found != (self.kind, self.size) or isinstance(self.size, bool)
+        if other or (found is not None and isinstance(found[1], int) and isinstance(self.size, float)):
             raise ValueError(f"unknown operation {self.kind}:{self.size}; {known()}")
 
     @classmethod

@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from dasvit.operations import Kind, PreNorm, register
+from dasvit.operations import Kind, register
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -35,9 +35,9 @@ def odd(text):
 register(
     Kind(
         "dwconv",
-        lambda dim, size: PreNorm("dwconv", DepthwiseConv(dim, size), dim, needs_grid=True),
-        parameters=lambda dim, size: 2 * dim + dim * (size**2 + 1),
-        macs=lambda tokens, dim, size: (tokens - 1) * dim * size**2,
+        DepthwiseConv,
+        parameters=lambda dim, side: dim * (side**2 + 1),
+        macs=lambda tokens, dim, side: (tokens - 1) * dim * side**2,
         usage="dwconv:SIDE (odd)",
         read=odd,
         type="dwconv",
@@ -47,11 +47,12 @@ register(
 register(
     Kind(
         "gated",
-        lambda dim, ratio: PreNorm("gated", GatedMlp(dim, ratio), dim, few="each"),
-        parameters=lambda dim, r: 2 * dim + 2 * int(dim * r) * (dim + 1) + dim * (int(dim * r) + 1),
-        macs=lambda tokens, dim, r: 3 * tokens * dim * int(dim * r),
+        GatedMlp,
+        parameters=lambda dim, ratio: 3 * int(dim * ratio) * dim + 2 * int(dim * ratio) + dim,
+        macs=lambda tokens, dim, ratio: 3 * tokens * dim * int(dim * ratio),
         usage="gated:RATIO",
         read=float,
         type="mlp",
+        few="each",
     )
 )
