@@ -72,8 +72,7 @@ def start(arguments: Sequence[str], log: Path) -> ForkServerProcess:
 
 def finish(arguments: Sequence[str], run: Path, log: Path) -> int:
     """Start or resume a run, wait for its end, and return the exit code."""
-    resume = ["--resume"] if (run / "settings.json").exists() else []
-    process = start([*arguments, "--out", str(run), *resume], log)
+    process = start([*arguments, "--out", str(run), "--resume"], log)
     process.join()
     assert process.exitcode is not None
     return process.exitcode

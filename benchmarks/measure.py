@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from dasvit.provenance import all_code, changed, modules, provenance
-from dasvit.runs import UNSTARTED, Run
+from dasvit.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ("book/results", "tests/fixtures")  # what is written there is committed
@@ -125,14 +125,11 @@ def resumable(path: Path, command: str, settings: Any, *declared: str) -> Run:
             :func:`dasvit.provenance.modules`.
     """
     with one_line():
-        started, afresh = (path / "settings.json").exists(), "remove it to start afresh"
-        if not started and path.is_dir() and {inner.name for inner in path.iterdir()} - UNSTARTED:
-            raise ValueError(f"{path} holds what no settings are known of: {afresh}")
-        run = Run.open(path, command, settings, resume=started)
+        run = Run.open(path, command, settings, resume=True)
         if not (path / MODULES).exists():
             run.write(MODULES, modules(*declared))
         if old := changed(json.loads((path / MODULES).read_text())):
             run.close()
-            raise ValueError(f"{path} was started before {', '.join(old)} changed: {afresh}")
-    run.rewrite(run.history())  # without a line that was cut off
+            raise ValueError(f"{path} was started before {', '.join(old)} changed: remove it to start afresh")
+        run.resume_rows()
     return run

@@ -124,7 +124,7 @@ def main(args: Meet) -> None:
             path = args.runs / f"{names[0].replace(', ', '-').replace(' ', '_')}-{seed}"
             settings = replace(train, genotype=genotype.to_json(), seed=seed)
             began = time.perf_counter()
-            result = retrain(settings, data, path, resume=path.exists(), progress=True)
+            result = retrain(settings, data, path, resume=True, progress=True)
             start += time.perf_counter() - began - sum(r["seconds"] for r in result.history)  # resumed ones count whole
             row = {"networks": names, "search": None, "genotype": settings.genotype, "depth": train.depth, "seed": seed}
             size = count_parameters(settings, data.train)

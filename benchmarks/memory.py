@@ -98,7 +98,7 @@ def steps_of(case: Case, settings: SearchSettings, fabric: Fabric) -> dict[str, 
     halves, batch = unseen(settings, fabric.device, classes=CLASSES)
     if case.way == "ours":
         stage = SearchStage(settings, 1, candidates, halves, fabric)
-        return {"alpha": lambda: stage._alpha_step(batch, batch), "weight": lambda: stage._weight_step(batch)}
+        return {"alpha": lambda: stage.alpha_step(batch, batch), "weight": lambda: stage.weight_step(batch)}
     plain = PlainSupernet(make_supernet(settings, 1, candidates, halves[0]))
     place(plain, fabric)
 
@@ -129,9 +129,8 @@ def weigh(case: Case, settings: SearchSettings, fabric: Fabric) -> dict[str, int
 def counted(case: Case, settings: SearchSettings) -> dict[str, int]:
     """Weigh on fake tensors."""
     fabric = make_fabric(Hardware("cpu", case.precision))
-    fabric.to_device = lambda module: module  # fake tensors cannot be moved
     with FakeTensorMode():
-        return weigh(case, settings, fabric)
+        return weigh(case, replace(settings, init=None), fabric)  # no values, nothing to draw
 
 
 def measured(case: Case, settings: SearchSettings) -> dict[str, int] | None:

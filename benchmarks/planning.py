@@ -59,8 +59,8 @@ def alive(settings: SearchSettings, number: int, operations: int) -> int:
         stage = SearchStage(settings, number, survivors(settings.space, operations), halves, fabric)
         for _ in range(2):  # the optimiser's state is made in the first
             count.peak = count.now
-            stage._alpha_step(batch, batch)
-            stage._weight_step(batch)
+            stage.alpha_step(batch, batch)
+            stage.weight_step(batch)
         return count.peak
 
 

@@ -89,14 +89,14 @@ class Training:
 def searched(settings: SearchSettings, data: Data, folder: Path) -> SearchResult:
     """Search, or go on with it."""
     torch.set_num_threads(1)
-    return replace(search(settings, data, folder, resume=folder.exists()), supernet=None)  # it is not sent back
+    return replace(search(settings, data, folder, resume=True), supernet=None)  # it is not sent back
 
 
 def trained(training: Training, data: Data, folder: Path) -> dict[str, Any]:
     """Train a network, or go on with it, and return its row."""
     torch.set_num_threads(1)
     s, path = training.settings, folder / training.folder
-    result = retrain(s, data, path, resume=path.exists())
+    result = retrain(s, data, path, resume=True)
     cost = complexity(make_network(s, data.train), s.image_size)
     right = (result.predictions == data.test.labels).numpy()
     named = {k: getattr(training, k) for k in ("network", "name", "search", "equal")}

@@ -98,7 +98,7 @@ def cycle(images: Images, run_dir: Path, rng: random.Random, counts: Counter[str
         timer = threading.Timer(rng.uniform(0.1, 3.0), how)
         timer.start()
         try:
-            return digest(search(SETTINGS, images, run_dir, resume=(run_dir / "settings.json").exists()))
+            return digest(search(SETTINGS, images, run_dir, resume=True))
         except Interrupted:
             counts["stopped"] += 1
         except Cut:

@@ -79,7 +79,7 @@ def stage_of(case: str, precision: Any = "32-true", recompute: bool = False) -> 
 def ways_of(case: str) -> dict[str, tuple[Steps, tuple[Any, ...]]]:
     """Return the steps of every way, and the tensors each holds; they start from the same weights."""
     stage = stage_of(case)
-    train, val = next(zip(*(stage._batches(part, 0, 0) for part in (0, 1)), strict=True))
+    train, val = next(zip(*(stage.batches(part, 0, 0) for part in (0, 1)), strict=True))
 
     def term(p: torch.Tensor) -> torch.Tensor:
         return fairness_term(p, stage.supernet.candidates, stage.settings.fairness)
@@ -96,7 +96,7 @@ def ways_of(case: str) -> dict[str, tuple[Steps, tuple[Any, ...]]]:
         ours.supernet.load_state_dict(stage.supernet.state_dict())
 
         def steps(ours: SearchStage = ours) -> Steps:
-            return {"alpha": lambda: ours._alpha_step(train, val), "weight": lambda: ours._weight_step(train)}
+            return {"alpha": lambda: ours.alpha_step(train, val), "weight": lambda: ours.weight_step(train)}
 
         ways[name] = steps(), (ours.supernet, ours.weight_optimizer.optimizer, ours.alpha_optimizer.optimizer)
     return ways

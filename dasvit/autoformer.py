@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .layers import Attention
+from .layers import Attention, layer_norm
 from .vit import EncoderLayer, VisionTransformer
 
 HEAD_DIM = 64
@@ -115,7 +116,8 @@ class RelativeAttention(Attention):
             attention = self._attention(q, k, slots, index)
             y = attention @ v + self.relative_values(attention, index, "values", slots)
         else:
-            indicator = F.one_hot(slots, self.grid + 1).flatten(1).to(k).expand(*k.shape[:2], -1, -1)
+            indicator = slots.unsqueeze(-1) == torch.arange(self.grid + 1, device=x.device)
+            indicator = indicator.flatten(1).to(k).expand(*k.shape[:2], -1, -1)
             q_, k_ = torch.cat([q, self.relative_keys(q, index, "keys")], -1), torch.cat([k, indicator], -1)
             y = F.scaled_dot_product_attention(q_, k_, torch.cat([v, indicator], -1), scale=q.shape[-1] ** -0.5)
             y, sums = y.tensor_split([q.shape[-1]], dim=-1)
@@ -172,10 +174,7 @@ def build_autoformer(
             return RelativeAttention(dim, num_heads, image_size // patch_size, head_dim, gathered)
         return Attention(dim, num_heads, head_dim)
 
-    layers = (EncoderLayer(dim, h, r, attention) for h, r in zip(num_heads, mlp_ratios, strict=True))
-    settings |= {"image_size": image_size, "patch_size": patch_size, "pool": "mean"}
-    model = VisionTransformer(lambda: next(layers), depth=len(num_heads), dim=dim, **settings)
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = 1e-5
-    return model
+    norm = partial(layer_norm, eps=1e-5)
+    layers = (EncoderLayer(dim, h, r, attention, norm) for h, r in zip(num_heads, mlp_ratios, strict=True))
+    settings |= {"image_size": image_size, "patch_size": patch_size, "pool": "mean", "norm": norm}
+    return VisionTransformer(lambda: next(layers), depth=len(num_heads), dim=dim, **settings)

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
-
-with warnings.catch_warnings():  # fvcore calls what torch has begun to deprecate
-    warnings.simplefilter("ignore", FutureWarning)
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import (
-        addmm_flop_jit,
-        conv_flop_jit,
-        get_shape,
-        linear_flop_jit,
-    )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 Kind = Literal["convolution", "linear", "attention projection", "attention", "relative position"]
 """A matrix product by its role. *Attention* multiplies two activations (scores, values), *linear* an activation and a
@@ -39,49 +29,82 @@ CONVENTIONS: dict[Convention, tuple[str, tuple[Kind, ...]]] = {
 }
 """What each convention says, and the kinds of products it counts."""
 
-# what has no matrix product: normalisation, activation, softmax, pooling, sums, selections
-_FREE = [
-    "__or__",
-    "adaptive_avg_pool2d",
-    "add",
-    "add_",
-    "avg_pool2d",
-    "batch_norm",
-    "clamp_min",
-    "div",
-    "dropout_",
-    "expand_as",
-    "gather",
-    "gelu",
-    "im2col",
-    "layer_norm",
-    "max_pool2d",
-    "mean",
-    "mul",
-    "mul_",
-    "neg",
-    "numpy_T",
-    "one_hot",
-    "pad",
-    "pow",
-    "reciprocal",
-    "relu",
-    "relu_",
-    "repeat",
-    "repeat_interleave",
-    "rsub",
-    "scatter_add",
-    "sigmoid",
-    "silu",
-    "silu_",
-    "softmax",
-    "sort",
-    "sub",
-    "sum",
-    "tensor_split",
-    "topk",
-    "unflatten",
-]
+# what has no matrix product, beside views and what works number by number: normalisation, softmax, pooling, selections
+_FREE = """
+_adaptive_avg_pool2d _local_scalar_dense _log_softmax _safe_softmax _softmax _to_copy _unsafe_view amax aminmax arange
+argmax avg_pool2d cat clone constant_pad_nd copy_ empty full full_like gather im2col index index_select
+max_pool2d_with_indices mean native_batch_norm native_group_norm native_layer_norm new_zeros ones promote_types repeat
+scatter scatter_ scatter_add sort stack sum topk var_mean zeros zeros_like
+"""
+
+
+class Products(TorchDispatchMode):
+    """Count the matrix products of whatever runs inside the block, by torch's own formulas.
+
+    torch's ``FlopCounterMode`` has the same formulas, but keeps tensors alive, which would be weighed too, and does not
+    tell a product with a weight from one of two activations.
+
+    Attributes:
+        macs: Multiply-accumulates so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator and count its products."""
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        macs = 0 if formula is None else formula(*args, **(kwargs or {}), out_val=result) // 2
+        self.macs += macs
+        self.note(func, args, macs, known=formula is not None)
+        return result
+
+    def note(self, func: Any, args: tuple[Any, ...], macs: int, *, known: bool) -> None:
+        """Look at an operator that has run."""
+
+
+class _ByModule(Products):
+    """The same by module and kind; a product is linear if one of its factors is a weight, as it is or as a view."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.own: dict[str, Counter[str]] = {name: Counter() for name, _ in model.named_modules()}
+        self.unknown: set[str] = set()
+        self._weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        self._inside = [""]
+
+    @contextmanager
+    def following(self, model: nn.Module) -> Iterator[None]:
+        """Know inside the block which module is running."""
+
+        def enter(name: str) -> Any:
+            return lambda *_: self._inside.append(name)
+
+        def leave(*_: Any) -> None:
+            self._inside.pop()
+
+        handles = [m.register_forward_pre_hook(enter(name)) for name, m in model.named_modules()]
+        handles += [m.register_forward_hook(leave) for m in model.modules()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def note(self, func: Any, args: tuple[Any, ...], macs: int, *, known: bool) -> None:
+        """Give the products of an operator to the module that runs."""
+        name = func._overloadpacket.__name__
+        if not known:
+            if not (name in _FREE.split() or func.is_view or torch.Tag.pointwise in func.tags):
+                self.unknown.add(f"aten::{name}")
+            return
+        weighted = any(isinstance(x, torch.Tensor) and x.untyped_storage()._cdata in self._weights for x in args)
+        kind = "convolution" if "conv" in name else "linear" if weighted else "attention"
+        self.own[self._inside[-1]][kind] += macs
 
 
 @dataclass(frozen=True)
@@ -127,66 +150,11 @@ class Complexity:
         return asdict(self) | counts
 
 
-def _attention_macs(inputs: list[Any], _outputs: list[Any]) -> int:
-    """Count scores ``Q Kᵀ`` and values ``A V`` of one scaled dot-product attention."""
-    (*batch, queries, width), (*_, keys, _), (*_, value_width) = (get_shape(x) for x in inputs[:3])
-    return math.prod(batch) * queries * keys * (width + value_width)
-
-
-def _matmul_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """Count one product of matrices: the numbers it yields, each a sum over the width of the first factor."""
-    return math.prod(get_shape(outputs[0])) * get_shape(inputs[0])[-1]
-
-
-def _einsum_macs(inputs: list[Any], _outputs: list[Any]) -> int:
-    """Count one sum of products of two factors: the sizes of all its indices, multiplied."""
-    names = inputs[0].toIValue().partition("->")[0].replace(" ", "").split(",")
-    sizes: dict[str, int] = {}
-    for name, factor in zip(names, inputs[1].node().inputs(), strict=True):
-        sizes.update(zip(name, get_shape(factor), strict=True))
-    return math.prod(sizes.values())
-
-
-def _is_weight(value: Any) -> bool:
-    """Tell whether a traced value is a parameter of the network, as it is or transposed."""
-    while (node := value.node()).kind() in ("aten::t", "aten::numpy_T", "aten::transpose", "aten::permute"):
-        value = next(node.inputs())
-    return node.kind() == "prim::Param"
-
-
-def _counted(handle: Callable[..., Any], kind: Kind | None = None) -> Callable[..., Counter[str]]:
-    """Make a handle say what it counts; without ``kind`` a product is linear if one of its factors is a weight."""
-
-    def count(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-        macs = handle(inputs, outputs)
-        role = kind or ("linear" if any(map(_is_weight, _factors(inputs))) else "attention")
-        return Counter({role: macs if isinstance(macs, int) else sum(macs.values())})
-
-    return count
-
-
-def _factors(inputs: list[Any]) -> Iterator[Any]:
-    for value in inputs:  # einsum holds its factors in a list
-        yield from value.node().inputs() if value.node().kind() == "prim::ListConstruct" else [value]
-
-
-_PRODUCTS = {
-    "aten::_convolution": _counted(conv_flop_jit, "convolution"),
-    "aten::addmm": _counted(addmm_flop_jit, "linear"),
-    "aten::bmm": _counted(_matmul_macs),
-    "aten::einsum": _counted(_einsum_macs),
-    "aten::linear": _counted(linear_flop_jit, "linear"),
-    "aten::matmul": _counted(_matmul_macs),
-    "aten::mm": _counted(_matmul_macs),
-    "aten::scaled_dot_product_attention": _counted(_attention_macs, "attention"),
-}
-
-
 def complexity(model: nn.Module, image_size: int, in_channels: int | None = None, convention: str = "A") -> Complexity:
     """Count parameters and multiply-accumulates for one image.
 
     Args:
-        model: The network; it is traced once, in evaluation mode. On the ``meta`` device a copy of zeros is traced.
+        model: The network; it is run once, in evaluation mode. On the ``meta`` device nothing is computed.
         image_size: Side of the square input in pixels.
         in_channels: Channels of the input; by default those of ``model``, else 3.
         convention: What is counted, a key of :data:`CONVENTIONS`.
@@ -197,40 +165,27 @@ def complexity(model: nn.Module, image_size: int, in_channels: int | None = None
     """
     channels = in_channels or int(getattr(model, "in_channels", 3))
     parameters = {name: sum(p.numel() for p in m.parameters()) for name, m in model.named_modules()}
-    if any(p.is_meta for p in model.parameters()):
-        model = _zeros_like(model)
     like = next(model.parameters(), torch.zeros(0))
     image = torch.zeros(1, channels, image_size, image_size, dtype=like.dtype, device=like.device)
-    training = model.training
-    analysis = FlopCountAnalysis(model.eval(), image)
-    analysis.clear_op_handles().set_op_handle(**_PRODUCTS, **{f"aten::{name}": None for name in _FREE})
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    counts = analysis.by_module_and_operator()
-    model.train(training)
-    if unknown := sorted(analysis.unsupported_ops()):
-        raise ValueError(f"cannot count {', '.join(unknown)} in {type(model).__name__}: their cost is not known")
-    return Complexity(parameters[""], parameters, _by_role(model, counts)).under(convention)
+    training, counter = model.training, _ByModule(model)
+    try:
+        with torch.no_grad(), counter.following(model), counter:
+            model.eval()(image)
+    finally:
+        model.train(training)
+    if counter.unknown:
+        names = ", ".join(sorted(counter.unknown))
+        raise ValueError(f"cannot count {names} in {type(model).__name__}: their cost is not known")
+    return Complexity(parameters[""], parameters, _by_role(model, counter.own)).under(convention)
 
 
-def _zeros_like(model: nn.Module) -> nn.Module:
-    model = copy.deepcopy(model).to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.zero_()  # a network of zeros costs as much as any
-    return model
-
-
-def _by_role(model: nn.Module, counts: dict[str, Counter[str]]) -> dict[str, dict[Kind, int]]:
+def _by_role(model: nn.Module, own: dict[str, Counter[str]]) -> dict[str, dict[Kind, int]]:
     """Tell attention projections from other linear layers, and what counts as something of its own."""
-    parent = {name: name.rpartition(".")[0] for name in counts if name}
-    own = {name: Counter(kinds) for name, kinds in counts.items()}
-    for name, above in parent.items():
-        own[above].subtract(counts[name])
-    products: dict[str, dict[Kind, int]] = {name: dict.fromkeys(KINDS, 0) for name in counts}
+    products: dict[str, dict[Kind, int]] = {name: dict.fromkeys(KINDS, 0) for name in own}
     for name, kinds in own.items():
         line = [name]  # the module and all that contain it
         while line[-1]:
-            line.append(parent[line[-1]])
+            line.append(line[-1].rpartition(".")[0])
         special = next((k for n in line if (k := getattr(model.get_submodule(n), "macs_kind", None))), None)
         attends = any(own[n]["attention"] for n in line)
         for kind, macs in kinds.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from .lean import normalise
 from .operations import Grid
-from .space import Edge, Genotype, Operation
+from .space import Edge, Genotype, Operation, edge_name
 from .vit import EncoderLayer, VisionTransformer
 
 _PUBLISHED = '{"format": 1, "nodes": [[[0, "mlp:0.5"], [1, "mlp:0.5"]], [[1, "mlp:0.5"], [2, "msa:HEADS"]]]}'
-BASELINE = "vit_b16"
+Baseline = Literal["vit_b16"]
+BASELINE: Baseline = "vit_b16"
+Architecture = Genotype | Baseline
+"""A searched encoder, or the plain transformer."""
 MAX_TEXT = 100_000  # characters of a genotype file: the largest genotype has some thousand
 
 
@@ -55,7 +58,7 @@ class Cell(nn.Module):
         super().__init__()
         self.wiring = tuple(edges)
         self.inputs = inputs
-        self.edges = nn.ModuleDict({f"{source}-{target}": m for (source, target), m in edges.items()})
+        self.edges = nn.ModuleDict({edge_name(edge): module for edge, module in edges.items()})
         self.needs_grid = any(getattr(edge, "needs_grid", False) for edge in edges.values())
 
     def nodes(
@@ -72,7 +75,7 @@ class Cell(nn.Module):
         normalised: dict[int, Tensor] = {}
         lean = torch.is_grad_enabled() and not torch.jit.is_tracing()  # a tracer sees what is computed, not how
         for index, (source, target) in enumerate(self.wiring):
-            edge, few = self.edges[f"{source}-{target}"], first if target == last else None
+            edge, few = self.edges[edge_name((source, target))], first if target == last else None
             if weights is not None:
                 if lean and source not in normalised:  # once for all edges that leave a node
                     normalised[source] = normalise(states[source])
@@ -129,8 +132,16 @@ def layer_parameters(genotype: Genotype, dim: int) -> int:
     return sum(operation.spec.count(dim, operation.size) for _, operation in genotype.edges)
 
 
-def resolve(name: str) -> Genotype | str:
-    """Return what ``NAME|FILE`` on the command line stands for, to be handed to :func:`build`.
+def write_architecture(architecture: Architecture) -> str:
+    """Return the name of the baseline, or a genotype as JSON: what :func:`resolve` reads."""
+    return architecture.to_json() if isinstance(architecture, Genotype) else architecture
+
+
+def resolve(name: str) -> Architecture:
+    """Return what a name, a genotype as JSON, or a file with one stands for.
+
+    This is the border: whatever takes an architecture from a user as text calls this, and nothing else tells them
+    apart.
 
     Args:
         name: ``"vit_b16"``, a published encoder's name, JSON text of a genotype, or a file with one.
@@ -139,7 +150,7 @@ def resolve(name: str) -> Genotype | str:
         ValueError: If it is none of these.
     """
     if name == BASELINE:
-        return name
+        return BASELINE
     if name in (published := genotypes()):
         return published[name]
     if name.lstrip().startswith("{"):
@@ -161,10 +172,8 @@ def resolve(name: str) -> Genotype | str:
         raise ValueError(f"{name}: {error}") from None
 
 
-def layer_maker(architecture: Genotype | str, dim: int) -> Callable[[], nn.Module]:
-    """Return what makes one encoder layer of an architecture, see :func:`build`."""
-    if isinstance(architecture, str):
-        architecture = resolve(architecture)
+def layer_maker(architecture: Architecture, dim: int) -> Callable[[], nn.Module]:
+    """Return what makes one encoder layer of an architecture."""
     if isinstance(architecture, Genotype):
         return partial(make_cell, architecture, dim)
     return partial(EncoderLayer, dim, num_heads=12)
@@ -178,10 +187,11 @@ def build(architecture: Genotype | str, *, depth: int = 12, dim: int = 768, **se
             file. The defaults give the network at the scale of ViT-B/16.
         depth: Number of encoder layers.
         dim: Width D of a token.
-        **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init`` of
-            :class:`~dasvit.vit.VisionTransformer`.
+        **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init``,
+            ``class_token_last`` of :class:`~dasvit.vit.VisionTransformer`.
 
     Raises:
         ValueError: If the name is unknown, or the sizes do not fit together.
     """
-    return VisionTransformer(layer_maker(architecture, dim), depth=depth, dim=dim, **settings)
+    known = architecture if isinstance(architecture, Genotype) else resolve(architecture)
+    return VisionTransformer(layer_maker(known, dim), depth=depth, dim=dim, **settings)

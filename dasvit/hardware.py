@@ -50,7 +50,9 @@ def make_fabric(hardware: Hardware) -> Fabric:
 
 def place(module: nn.Module, fabric: Fabric) -> None:
     """Bring a module to the precision and the device of ``fabric``; averaging gradients is left to the caller."""
-    fabric.to_device(fabric.strategy.precision.convert_module(module))
+    module = fabric.strategy.precision.convert_module(module)
+    if any(p.device != fabric.device for p in module.parameters()):  # tensors without values can only stay
+        fabric.to_device(module)
 
 
 def compile_network(network: nn.Module) -> None:

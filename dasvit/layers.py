@@ -140,6 +140,6 @@ LAYER_NORM_EPS = 1e-6
 """Epsilon of the LayerNorm used throughout, that of the published ViT."""
 
 
-def layer_norm(dim: int) -> nn.LayerNorm:
-    """Return the LayerNorm used throughout; epsilon 1e-6, as the published ViT has it."""
-    return nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
+    """Return the LayerNorm used throughout."""
+    return nn.LayerNorm(dim, eps=eps)

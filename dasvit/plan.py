@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 import torch
 from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from .complexity import Products
 from .hardware import Hardware, make_fabric
 from .images import Batch, ImageSet
 from .memory import LiveBytes
@@ -100,40 +99,26 @@ def plan_stage(
     whole = settings.batch_size // settings.hardware.devices
     parts = min(2, settings.accumulate, whole)
     size = min(whole, -(-whole // settings.accumulate) * parts)  # each further part needs what the second one needs
-    settings = replace(settings, hardware=hardware, batch_size=size, accumulate=parts)
+    settings = replace(settings, hardware=hardware, batch_size=size, accumulate=parts, init=None)
     fabric = make_fabric(hardware)
-    fabric.to_device = lambda module: module  # type: ignore[method-assign]  # fake tensors cannot be moved
     before = torch.get_rng_state()
     with FakeTensorMode():
         with LiveBytes() as alive:
             halves, batch = unseen(settings, channels=channels, classes=classes)
             waiting = torch.zeros(whole - size, channels, settings.image_size, settings.image_size)
             stage = SearchStage(settings, number, candidates, halves, fabric)
-            stage._weight_step(batch)  # the optimiser's state exists from the first step on
+            stage.weight_step(batch)  # the optimiser's state exists from the first step on
             held = alive.peak = alive.now
-            with _Flops() as count:
-                stage._alpha_step(batch, batch)
+            with Products() as products:
+                stage.alpha_step(batch, batch)
                 alpha_peak, alive.peak = alive.peak, alive.now
-                stage._weight_step(batch)
+                stage.weight_step(batch)
             del waiting  # the images of the parts that were not run
         parameters = sum(p.numel() for p in stage.supernet.network_parameters)
     torch.set_rng_state(before)
     depth, operations, _ = settings.stages[number]
-    return StagePlan(number, depth, operations, parameters, held, alpha_peak, alive.peak, count.total * whole // size)
-
-
-class _Flops(TorchDispatchMode):
-    """Count floating-point operations; torch's own counter keeps tensors alive, which would be weighed too."""
-
-    total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func._overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=result)
-        return result
+    flops = 2 * products.macs * whole // size
+    return StagePlan(number, depth, operations, parameters, held, alpha_peak, alive.peak, flops)
 
 
 def unseen(
@@ -273,7 +258,7 @@ def _timed(settings: SearchSettings, planned: StagePlan, batch_size: int, channe
     stage = SearchStage(settings, planned.stage, candidates, halves, fabric)
 
     def both() -> Any:
-        return stage._alpha_step(batch, batch), stage._weight_step(batch)
+        return stage.alpha_step(batch, batch), stage.weight_step(batch)
 
     both()
     return min(_seconds(both, fabric.device) for _ in range(2))

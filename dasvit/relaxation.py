@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .encoder import Cell, build, make_operation
 from .lean import normalise
 from .operations import Grid, PreNorm, Zero
-from .space import Genotype, Operation, SearchSpace
+from .space import Genotype, Operation, SearchSpace, edge_name
 from .tokens import TokenSelection
 from .vit import VisionTransformer
 
@@ -27,15 +27,15 @@ class MixedEdge(nn.Module):
     Args:
         operations: The candidates.
         dim: Width D of a token.
+        recompute: Whether what the operations have inside is computed again in the backward pass.
 
     Attributes:
-        recompute: Whether what the operations have inside is computed again in the backward pass.
         needs_grid: Whether a candidate needs the patch tokens where they stand.
     """
 
-    def __init__(self, operations: Sequence[Operation], dim: int) -> None:
+    def __init__(self, operations: Sequence[Operation], dim: int, recompute: bool = False) -> None:
         super().__init__()
-        self.recompute = False
+        self.recompute = recompute
         self.needs_grid = any(op.spec.needs_grid for op in operations)
         self.terms = [(i, _key(op)) for i, op in enumerate(operations) if op.spec.scale != 0]
         self.operations = nn.ModuleDict({key: make_operation(operations[i], dim) for i, key in self.terms})
@@ -101,6 +101,7 @@ class Supernet(VisionTransformer):
         keep_ratio: Share of patch tokens kept (chapter 4); all are where a candidate needs them where they stand.
         recompute: Whether what attention and MLPs have inside is computed again in the backward pass instead of being
             kept. The same gradients, more time.
+        class_token_last: Whether the last layer computes the class token alone; networks that are extracted do not.
         **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init`` of
             :class:`~dasvit.vit.VisionTransformer`.
 
@@ -117,6 +118,7 @@ class Supernet(VisionTransformer):
         dim: int = 768,
         keep_ratio: float = 1.0,
         recompute: bool = False,
+        class_token_last: bool = False,
         **settings: Any,
     ) -> None:
         candidates = candidates or (space.operations,) * len(space.edges)
@@ -124,15 +126,13 @@ class Supernet(VisionTransformer):
         edges = dict(zip(space.edges, candidates, strict=True))
         free = not any(op.spec.needs_grid for operations in candidates for op in operations)
         super().__init__(
-            lambda: Cell({edge: MixedEdge(ops, dim) for edge, ops in edges.items()}, space.inputs),
+            lambda: Cell({edge: MixedEdge(ops, dim, recompute) for edge, ops in edges.items()}, space.inputs),
             depth=depth,
             dim=dim,
             make_selection=lambda: TokenSelection(dim, keep_ratio) if keep_ratio != 1 and free else nn.Identity(),
+            class_token_last=class_token_last,
             **settings,
         )
-        for module in self.modules():
-            if isinstance(module, MixedEdge):
-                module.recompute = recompute
         self.space, self.candidates = space, candidates
         self.dim, self.settings = dim, {"depth": depth, **settings}
         self.alpha = nn.Parameter(1e-3 * torch.randn(len(candidates), len(candidates[0])))
@@ -173,8 +173,8 @@ class Supernet(VisionTransformer):
         }
         for edge, operation in genotype.edges:
             if operation not in self.candidates[self.space.edges.index(edge)]:
-                raise ValueError(f"{operation} is not a candidate of edge {edge[0]}-{edge[1]} in this supernet")
-            name = f"edges.{edge[0]}-{edge[1]}"
+                raise ValueError(f"{operation} is not a candidate of edge {edge_name(edge)} in this supernet")
+            name = f"edges.{edge_name(edge)}"
             for layer in range(len(self.layers)):
                 edge_module = self.layers[layer].get_submodule(name)
                 assert isinstance(edge_module, MixedEdge)

@@ -34,7 +34,7 @@ from .loop import (
     weight_groups,
 )
 from .runs import Run, from_plain
-from .search import check_training
+from .search import Loss, check_training
 from .seeds import check_seed, derive
 from .space import Genotype
 from .vit import Init, VisionTransformer, check_sizes
@@ -48,7 +48,7 @@ class RetrainSettings:
     """Everything a retraining depends on. The defaults are the preset ``tiny``."""
 
     genotype: str = "dasvit-cifar10"
-    """A genotype file, or the name of a published encoder or of the baseline, vit_b16."""
+    """The name of a published encoder or of the baseline, vit_b16, or a genotype as JSON; flags also take its file."""
     data: DataSettings = field(default_factory=DataSettings)
     """The images."""
     image_size: int = 8
@@ -140,12 +140,18 @@ class Retraining:
         images: Training images, of which those for validation are set apart.
         fabric: Device and precision.
         network: What to train; by default what the settings describe.
+        loss: See :func:`retrain`.
     """
 
     title = "retraining"
 
     def __init__(
-        self, settings: RetrainSettings, images: ImageSet, fabric: Fabric, network: VisionTransformer | None = None
+        self,
+        settings: RetrainSettings,
+        images: ImageSet,
+        fabric: Fabric,
+        network: VisionTransformer | None = None,
+        loss: Loss | None = None,
     ) -> None:
         self.settings, self.fabric = settings, fabric
         self.images, self.val = set_apart(settings, images.to(fabric.device))
@@ -159,6 +165,9 @@ class Retraining:
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         mixing = {"mixup_alpha": settings.mixup, "cutmix_alpha": settings.cutmix}
         smoothing = {"label_smoothing": settings.label_smoothing, "num_classes": len(images.classes)}
+        # mixup has smoothed its targets already
+        plain = 0.0 if settings.mixup or settings.cutmix else settings.label_smoothing
+        self.loss: Loss = partial(F.cross_entropy, label_smoothing=plain) if loss is None else loss
         self.mix = Mixup(**mixing, **smoothing) if settings.mixup or settings.cutmix else None
         self.erase = RandomErasing(settings.erase, mode="pixel", device=str(fabric.device)) if settings.erase else None
 
@@ -179,8 +188,7 @@ class Retraining:
         for images, labels in batches:
             x = images if self.erase is None else self.erase(images)
             x, target = (x, labels) if self.mix is None else self.mix(x, labels)
-            smoothing = s.label_smoothing if self.mix is None else 0.0  # mixup has smoothed its targets already
-            loss = F.cross_entropy(self.model(x), target, label_smoothing=smoothing)
+            loss = self.loss(self.model(x), target)
             self.fabric.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -208,8 +216,8 @@ class Retraining:
 
 def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransformer:
     """Return the fresh network that the settings describe."""
-    network = build(
-        resolve(settings.genotype),
+    return build(
+        settings.genotype,
         depth=settings.depth,
         dim=settings.dim,
         image_size=settings.image_size,
@@ -217,9 +225,8 @@ def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransform
         in_channels=images.channels,
         num_classes=len(images.classes),
         init=settings.init,
+        class_token_last=True,
     )
-    network.class_token_last = True
-    return network
 
 
 def set_apart(settings: RetrainSettings, images: ImageSet) -> tuple[ImageSet, ImageSet | None]:
@@ -289,6 +296,7 @@ def retrain(
     *,
     resume: bool = False,
     progress: bool = False,
+    loss: Loss | None = None,
 ) -> RetrainResult:
     """Train a network from scratch on the training images, and evaluate it on the test images, once, at the end.
 
@@ -298,8 +306,11 @@ def retrain(
         settings: Everything it depends on.
         data: Training and test set.
         run_dir: Where settings, metrics, genotype and checkpoints go; by default nothing is written.
-        resume: Continue the run in ``run_dir``.
+        resume: Continue the run in ``run_dir``, or begin it if nothing began there.
         progress: Show progress on stderr.
+        loss: What is descended, from logits and labels (with mixup and CutMix, logits and shares of the classes); by
+            default the cross-entropy with the label smoothing that the settings say. What is told of validation and
+            test images is the cross-entropy. To resume a run give the same; it is not kept there.
 
     Raises:
         ValueError: If settings and data do not fit together, or the directory cannot be used.
@@ -320,7 +331,7 @@ def retrain(
         check_logged = partial(check_row, [{"epoch": epoch} for epoch in range(settings.epochs)], logged)
         state = fabric.broadcast(run.load(check, check_logged) if run is not None and resume else None)
         history = run.history() if run is not None else []
-        job = Retraining(settings, data.train, fabric)
+        job = Retraining(settings, data.train, fabric, loss=loss)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)
         logits, labels = classify(job.model, data.test.to(fabric.device), settings.image_size, fabric.device)
         accuracy, predictions = measures(logits, labels), logits.argmax(dim=1).cpu()

@@ -78,24 +78,31 @@ class Run:
             path: The directory; must not exist or be empty unless ``resume``.
             command: What runs in it, e.g. ``"search"``.
             settings: A settings dataclass; kept as ``settings.json`` with the versions and the machine.
-            resume: Continue the run in ``path``.
+            resume: Continue the run in ``path``; where none began yet, begin it.
 
         Raises:
             ValueError: If the directory is taken or in use, is no such run, or was started with other settings.
             RunFailedError: If the disk is full.
         """
         run, plain = cls(Path(path)), as_plain(settings)
-        if resume:
+        if resume and not run.unstarted:
             stored = run.settings(command)
             known = as_plain(from_plain(type(settings), stored))  # what was added since has its default
             if differing := _differences(known, plain):
                 raise ValueError(f"{path} was started with other settings: {differing}; resume without them")
             run._take()
             return run
-        if os.path.exists(path) and (not run.path.is_dir() or {p.name for p in run.path.iterdir()} - UNSTARTED):
+        if not run.unstarted:
             raise ValueError(f"{path} exists already: add --resume to continue it, or choose another directory")
         run._take({"command": command, "settings": plain, "provenance": provenance()})
         return run
+
+    @property
+    def unstarted(self) -> bool:
+        """Whether nothing began here yet: there is no such directory, or nothing in it but what a killed start left."""
+        if not os.path.lexists(self.path):
+            return True
+        return os.path.isdir(self.path) and not {p.name for p in self.path.iterdir()} - UNSTARTED
 
     def _take(self, start: Mapping[str, Any] | None = None) -> None:
         """Lock the directory, and start a run there.
@@ -208,6 +215,21 @@ class Run:
         for number, row in enumerate(rows):
             with refusing(f"line {number + 1} of {self.metrics}"):
                 check_row(number, row)
+
+    def resume_rows(self, check_row: CheckRow = lambda _number, _row: None) -> list[dict[str, Any]]:
+        """Return the rows of a run that is nothing but rows, and go on behind them: one cut off by a kill is dropped.
+
+        Args:
+            check_row: As for :meth:`check_rows`.
+
+        Raises:
+            ValueError: If a row is refused.
+            RunFailedError: If the log cannot be written.
+        """
+        rows = self.history()
+        self.check_rows(rows, check_row)
+        self.rewrite(rows)
+        return rows
 
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace the log by ``rows``."""

@@ -34,12 +34,16 @@ from .loop import (
 from .relaxation import Candidates, Supernet, prune
 from .runs import Run
 from .seeds import check_seed, derive
-from .space import Genotype, Operation, SearchSpace
+from .space import Genotype, Operation, SearchSpace, edge_name
 from .updates import UpdateInBackward
 from .vit import Init, check_sizes
 
 Stage = tuple[int, int, int]
 """Depth in layers, operations kept on each edge, epochs."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A scalar from logits ``[b, classes]`` and labels ``[b]``, a mean over the images."""
+Objective = Callable[[Tensor, Tensor, Tensor, Candidates], Tensor]
+"""What α descends: a scalar from logits, labels, mixing weights ``softmax(α)`` and the candidates they stand for."""
 # what is logged of an epoch
 ROW = {"alpha": dict, "genotype": str, **dict.fromkeys(("val_accuracy", "val_loss", "fairness", "train_loss"), float)}
 
@@ -56,8 +60,8 @@ class SearchSettings:
     """Side of a patch in pixels."""
     dim: int = 48
     """Width of a token."""
-    init: Init = "xavier"
-    """How matrices start."""
+    init: Init | None = "xavier"
+    """How matrices start; without it nothing is drawn, which is for planning."""
     space: SearchSpace = field(default_factory=SearchSpace)
     """What is searched."""
     stages: tuple[Stage, ...] = ((2, 8, 6), (4, 5, 6), (6, 3, 6))
@@ -134,16 +138,19 @@ def check_training(batch_size: int, lr: float, weight_decay: float) -> None:
         raise ValueError(f"weight_decay {weight_decay} is negative or infinite: use 0 or more")
 
 
-METHODS: dict[str, Callable[[SearchSettings], SearchSettings]] = {
-    "dasvit": lambda settings: settings,
-    # plain DARTS: one stage at the final depth, every operation, every token, no regularisation
-    "darts": lambda s: replace(
-        s,
-        stages=((s.stages[-1][0], len(s.space.operations), sum(epochs for *_, epochs in s.stages)),),
+def plain_darts(settings: SearchSettings) -> SearchSettings:
+    """Return the settings of DARTS: one stage at the last depth, every operation, every token, no regularisation."""
+    epochs = sum(epochs for *_, epochs in settings.stages)
+    return replace(
+        settings,
+        stages=((settings.stages[-1][0], len(settings.space.operations), epochs),),
         keep_ratio=1.0,
-        fairness=replace(s.fairness, skip_weight=0.0, type_weight=0.0),
-    ),
-}
+        fairness=replace(settings.fairness, skip_weight=0.0, type_weight=0.0),
+    )
+
+
+METHODS: dict[str, Callable[[SearchSettings], SearchSettings]] = {"dasvit": replace, "darts": plain_darts}
+"""What each method makes of settings."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,8 @@ class SearchStage:
         fabric: Device and precision.
         run: Where the genotype of each epoch goes.
         alpha: α to start from; by default close to zero.
+        loss: See :func:`search`.
+        objective: See :func:`search`.
     """
 
     def __init__(
@@ -183,8 +192,11 @@ class SearchStage:
         fabric: Fabric,
         run: Run | None = None,
         alpha: Tensor | None = None,
+        loss: Loss = F.cross_entropy,
+        objective: Objective | None = None,
     ) -> None:
         self.settings, self.number, self.run = settings, number, run
+        self.loss, self.objective = loss, objective
         self.depth, _, self.epochs = settings.stages[number]
         self.title = f"stage {number + 1}/{len(settings.stages)}"
         self.halves, self.fabric = halves, fabric
@@ -210,13 +222,14 @@ class SearchStage:
         """Alternate a step of α on the one half with a step of the weights on the other."""
         self.supernet.train()
         # the half for the weights sets the pace: it is never the longer one
-        for train, val in zip(*(self._batches(part, epoch, start) for part in (0, 1)), strict=False):
-            metrics = self._alpha_step(train, val) | self._weight_step(train)
+        for train, val in zip(*(self.batches(part, epoch, start) for part in (0, 1)), strict=False):
+            metrics = self.alpha_step(train, val) | self.weight_step(train)
             # the same on all devices, so that all decide alike
             mean = average(torch.stack(list(metrics.values())), self.fabric)
             yield dict(zip(metrics, mean, strict=True))
 
-    def _batches(self, part: int, epoch: int, start: int) -> Iterator[Batch]:
+    def batches(self, part: int, epoch: int, start: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch of the half for the weights (0) or for α (1), from number ``start``."""
         s = self.settings
         return self.halves[part].batches(
             s.batch_size,
@@ -240,9 +253,9 @@ class SearchStage:
         with self.fabric.autocast():
             return self.supernet(images.to(dtype)).to(dtype)
 
-    def _alpha_step(self, train: Batch, val: Batch) -> dict[str, Tensor]:
+    def alpha_step(self, train: Batch, val: Batch) -> dict[str, Tensor]:
         """Descend Eq. (6) in α; the weights stay."""
-        alpha, weights = self.supernet.alpha, self.supernet.network_parameters
+        alpha, weights, candidates = self.supernet.alpha, self.supernet.network_parameters, self.supernet.candidates
         seen = dict.fromkeys(("val_accuracy", "val_loss", "fairness"), alpha.new_zeros(()))
 
         def upper(images: Tensor, labels: Tensor, share: float) -> Tensor:
@@ -250,10 +263,12 @@ class SearchStage:
             p = self.supernet.mixing_weights()
             found = {
                 "val_accuracy": (logits.argmax(1) == labels).float().mean(),
-                "val_loss": F.cross_entropy(logits, labels),
-                "fairness": fairness_term(p, self.supernet.candidates, self.settings.fairness),
+                "val_loss": self.loss(logits, labels),
+                "fairness": fairness_term(p, candidates, self.settings.fairness),
             }
             seen.update({k: seen[k] + share * v.detach() for k, v in found.items()})
+            if self.objective is not None:
+                return share * self.objective(logits, labels, p, candidates)
             return share * (found["val_loss"] + found["fairness"])
 
         uppers = [partial(upper, *part) for part in self._parts(val)]
@@ -269,9 +284,9 @@ class SearchStage:
         return seen
 
     def _train_loss(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
-        return share * F.cross_entropy(self._logits(images), labels)
+        return share * self.loss(self._logits(images), labels)
 
-    def _weight_step(self, train: Batch) -> dict[str, Tensor]:
+    def weight_step(self, train: Batch) -> dict[str, Tensor]:
         """Descend Eq. (7) in the weights; α stays."""
         total = torch.zeros((), device=self.fabric.device)
         *before, last = self._parts(train)
@@ -292,8 +307,8 @@ class SearchStage:
         if self.run is not None:
             self.run.write("genotype.json", genotype.to_json())
         alpha = {
-            f"{source}-{target}": dict(zip(map(str, ops), row, strict=True))
-            for (source, target), ops, row in zip(
+            edge_name(edge): dict(zip(map(str, ops), row, strict=True))
+            for edge, ops, row in zip(
                 self.settings.space.edges, self.supernet.candidates, self.supernet.alpha.tolist(), strict=True
             )
         }
@@ -320,7 +335,7 @@ class SearchStage:
 
 def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, images: ImageSet) -> Supernet:
     """Return a fresh supernet for a stage."""
-    supernet = Supernet(
+    return Supernet(
         settings.space,
         candidates=candidates,
         depth=settings.stages[stage][0],
@@ -332,9 +347,8 @@ def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, 
         in_channels=images.channels,
         num_classes=len(images.classes),
         init=settings.init,
+        class_token_last=True,
     )
-    supernet.class_token_last = True
-    return supernet
 
 
 def supernet_groups(supernet: Supernet, weight_decay: float) -> list[dict[str, Any]]:
@@ -389,6 +403,8 @@ def search(
     *,
     resume: bool = False,
     progress: bool = False,
+    loss: Loss = F.cross_entropy,
+    objective: Objective | None = None,
 ) -> SearchResult:
     """Search an encoder, Algorithm 1.
 
@@ -399,8 +415,10 @@ def search(
         settings: Everything it depends on.
         data: The images; of a pair only ``train`` is used.
         run_dir: Where settings, metrics, genotype and checkpoints go; by default nothing is written.
-        resume: Continue the run in ``run_dir``.
+        resume: Continue the run in ``run_dir``, or begin it if nothing began there.
         progress: Show progress on stderr.
+        loss: What the weights descend. To resume a run give the same; it is not kept there.
+        objective: What α descends; by default the loss plus the fairness term. To resume a run give the same.
 
     Raises:
         ValueError: If settings and data do not fit together, or the directory cannot be used.
@@ -429,7 +447,7 @@ def search(
             number, candidates = state["job"]["stage"], parse_candidates(state["job"]["candidates"])
         history = run.history() if run is not None else []
         while True:
-            stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha)
+            stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha, loss, objective)
             history += run_epochs(stage, run, state, progress=progress and fabric.is_global_zero)
             supernet = stage.supernet
             number, state = number + 1, None

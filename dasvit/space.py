@@ -17,6 +17,14 @@ from .operations import KINDS, Kind, Size, known
 
 Edge = tuple[int, int]
 """Source and target of an edge."""
+
+
+def edge_name(edge: Edge) -> str:
+    """Return what an edge goes by in modules, checkpoints and logs, e.g. ``"0-2"``."""
+    source, target = edge
+    return f"{source}-{target}"
+
+
 FORMAT = 1
 MAX_NODES = 16
 LISTED = 100_000

@@ -18,7 +18,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .encoder import layer_maker, resolve
+from .encoder import layer_maker, resolve, write_architecture
 from .vit import Init, Pool, VisionTransformer
 
 NAME = "dasvit_base_patch16_224"
@@ -69,8 +69,9 @@ class DASViT(VisionTransformer, PyTorchModelHubMixin):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         if patch_size < 1 or min(height, width) < 1:
             raise ValueError(f"img_size {img_size} or patch_size {patch_size} is below one")
+        architecture = resolve(genotype)
         super().__init__(
-            layer_maker(genotype, embed_dim),
+            layer_maker(architecture, embed_dim),
             depth=depth,
             image_size=patch_size * math.ceil(height / patch_size),  # the trunk's is square
             patch_size=patch_size,
@@ -83,9 +84,8 @@ class DASViT(VisionTransformer, PyTorchModelHubMixin):
         if self.grid_size[0] != self.grid_size[1]:
             self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(self.grid_size), embed_dim))
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        architecture = resolve(genotype)
         self.arguments = {
-            "genotype": architecture if isinstance(architecture, str) else architecture.to_json(),  # never a file
+            "genotype": write_architecture(architecture),  # never a file
             "img_size": img_size,
             "patch_size": patch_size,
             "in_chans": in_chans,

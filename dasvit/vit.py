@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 from torch.utils.checkpoint import checkpoint
 
 from .layers import Attention, Mlp, PatchEmbed, layer_norm
@@ -48,6 +47,7 @@ class EncoderLayer(nn.Module):
         num_heads: Attention heads.
         mlp_ratio: Hidden width of the MLP as a multiple of ``dim``.
         attention: Called as ``attention(dim, num_heads)``; returns the attention, a module on tokens.
+        norm: Called as ``norm(dim)``; returns the normalisation of a token.
     """
 
     def __init__(
@@ -56,11 +56,12 @@ class EncoderLayer(nn.Module):
         num_heads: int,
         mlp_ratio: float = 4.0,
         attention: Callable[[int, int], nn.Module] = Attention,
+        norm: Callable[[int], nn.Module] = layer_norm,
     ) -> None:
         super().__init__()
-        self.norm1 = layer_norm(dim)
+        self.norm1 = norm(dim)
         self.attn = attention(dim, num_heads)
-        self.norm2 = layer_norm(dim)
+        self.norm2 = norm(dim)
         self.mlp = Mlp(dim, mlp_ratio)
 
     def forward(
@@ -86,12 +87,14 @@ class VisionTransformer(nn.Module):
         num_classes: Number of logits.
         dim: Width D of a token.
         make_selection: Called once; returns the module applied to the embedded tokens (chapter 4).
-        init: How matrices start: ``"xavier"`` (uniform) or ``"trunc_normal"`` (deviation 0.02).
+        init: How matrices start: ``"xavier"`` (uniform) or ``"trunc_normal"`` (deviation 0.02); with ``None`` nothing
+            is drawn, as for tensors without values.
         pool: What is classified: the class ``"token"``, or the ``"mean"`` of the patch tokens.
-
-    Attributes:
+        norm: Called as ``norm(dim)``; returns the normalisation before the classifier.
         class_token_last: Whether the last layer computes the class token alone, when that is what is classified: the
             same logits for less work. Off by default: whoever looks into the last layer finds all tokens.
+
+    Attributes:
         recompute: Whether a layer keeps only its inputs and is computed again in the backward pass (less memory, more
             time, the same gradients).
 
@@ -110,8 +113,10 @@ class VisionTransformer(nn.Module):
         num_classes: int = 1000,
         dim: int = 768,
         make_selection: Callable[[], nn.Module] = nn.Identity,
-        init: Init = "xavier",
+        init: Init | None = "xavier",
         pool: Pool = "token",
+        norm: Callable[[int], nn.Module] = layer_norm,
+        class_token_last: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(depth=depth, image_size=image_size, patch_size=patch_size, dim=dim)
@@ -119,7 +124,7 @@ class VisionTransformer(nn.Module):
         if image_size % patch_size:
             raise ValueError(f"patch_size {patch_size} does not divide image_size {image_size}")
         self.image_size, self.in_channels, self.num_classes = image_size, in_channels, num_classes
-        self.patch_size, self.class_token_last, self.recompute = patch_size, False, False
+        self.patch_size, self.class_token_last, self.recompute = patch_size, class_token_last, False
         self.pool: Pool = pool
         num_patches = (image_size // patch_size) ** 2
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
@@ -127,9 +132,10 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, dim))
         self.token_selection = make_selection()
         self.layers = nn.ModuleList(make_layer() for _ in range(depth))
-        self.norm = layer_norm(dim)
+        self.norm = norm(dim)
         self.head: nn.Module = nn.Linear(dim, num_classes)
-        init_weights(self, init)
+        if init is not None:
+            init_weights(self, init)
 
     def grid_of(self, images: Float[Tensor, "b c h w"]) -> tuple[int, int]:
         """Return the rows and columns of patches that images are cut into."""
@@ -232,7 +238,7 @@ def init_weights(model: VisionTransformer, init: str = "xavier") -> None:
     """
     if init not in ("xavier", "trunc_normal"):
         raise ValueError(f"unknown init {init!r}: choose xavier or trunc_normal")
-    if model.pos_embed.is_meta or isinstance(model.pos_embed, FakeTensor):  # no values, nothing to draw
+    if model.pos_embed.is_meta:  # no values, nothing to draw
         return
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

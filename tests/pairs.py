@@ -65,8 +65,8 @@ def run(features, images, folder):
             super().__init__(*args)
             stages.append(self)
 
-        def _weight_step(self, train):
-            result = super()._weight_step(train)
+        def weight_step(self, train):
+            result = super().weight_step(train)
             if next(steps) == STOP and "resume" in features:
                 os.kill(os.getpid(), signal.SIGTERM)
             return result

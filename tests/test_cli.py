@@ -139,13 +139,13 @@ def test_plain_darts(run, tmp_path):
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_resume_needs_no_settings(run, tmp_path, signum, code, monkeypatch):
-    step = SearchStage._weight_step
+    step = SearchStage.weight_step
 
     def stopping(self, train):
         os.kill(os.getpid(), signum)
         return step(self, train)
 
-    monkeypatch.setattr(SearchStage, "_weight_step", stopping)
+    monkeypatch.setattr(SearchStage, "weight_step", stopping)
     got, out, err = run("search", *QUICK_SEARCH, "--out", tmp_path / "r")
     assert (got, out) == (code, "")
     assert err == f"dasvit: stopped by {signum.name}; its state is saved, go on with --resume\n"

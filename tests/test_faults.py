@@ -24,7 +24,7 @@ from dasvit.runs import Run
 pytestmark = pytest.mark.xdist_group("processes")  # one worker's, which imports torch for them once
 
 SEARCH = COMMANDS["search"]
-STEP = "dasvit.search:SearchStage._weight_step"
+STEP = "dasvit.search:SearchStage.weight_step"
 
 
 def fill_disk(_run, *_args):

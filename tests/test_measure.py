@@ -110,7 +110,7 @@ def test_rows_of_a_changed_module_are_not_gone_on_with(tmp_path, capsys):
 def test_rows_of_unknown_settings_are_not_gone_on_with(tmp_path, capsys):
     (tmp_path / "scores.jsonl").write_text("{}\n")
     line = refusal(capsys, resumable, tmp_path, "test", {"x": 1})
-    assert line == f"{tmp_path} holds what no settings are known of: remove it to start afresh"
+    assert line == f"{tmp_path} is no run directory: it has no readable settings.json"
 
 
 def test_a_line_that_was_cut_off_is_made_again(tmp_path):

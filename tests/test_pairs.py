@@ -72,7 +72,7 @@ def plain_steps(settings, images):
     means = []
     for epoch in range(settings.stages[0][2]):
         losses = []
-        for train, val in zip(*(stage._batches(part, epoch, 0) for part in (0, 1)), strict=False):
+        for train, val in zip(*(stage.batches(part, epoch, 0) for part in (0, 1)), strict=False):
             unrolled = weights
             if settings.order == 2:
                 gradients = torch.autograd.grad(loss(with_alpha(weights), train), weights, create_graph=True)

@@ -25,10 +25,10 @@ def really(settings, number, candidates):
     with LiveBytes() as alive:
         halves, batch = unseen(settings, classes=2)
         stage = SearchStage(settings, number, candidates, halves, make_fabric(settings.hardware))
-        stage._alpha_step(batch, batch)
-        stage._weight_step(batch)
+        stage.alpha_step(batch, batch)
+        stage.weight_step(batch)
         found = [alive.now]
-        for step in (lambda: stage._alpha_step(batch, batch), lambda: stage._weight_step(batch)):
+        for step in (lambda: stage.alpha_step(batch, batch), lambda: stage.weight_step(batch)):
             alive.peak = alive.now
             step()
             found.append(alive.peak)
@@ -135,12 +135,12 @@ def test_a_step_is_run_three_times_and_the_faster_of_the_last_two_counts(monkeyp
     def noted(step):
         return lambda *given: steps.append(step.__name__) or step(*given)
 
-    for step in (SearchStage._alpha_step, SearchStage._weight_step):
+    for step in (SearchStage.alpha_step, SearchStage.weight_step):
         monkeypatch.setattr(SearchStage, step.__name__, noted(step))
     clock = iter([0.0, 3.0, 10.0, 12.0])
     monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     assert step_seconds(SMALL, planned) == 2.0
-    assert steps == 3 * ["_alpha_step", "_weight_step"]
+    assert steps == 3 * ["alpha_step", "weight_step"]
 
 
 def test_the_paper_fits_where_plain_darts_does_not():

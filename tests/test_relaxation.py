@@ -150,9 +150,9 @@ def test_candidates_are_checked(candidates, words):
         supernet(candidates=candidates)
 
 
-def everything_in_a_node():
+def everything_in_a_node(recompute=False):
     """A mixed edge and inputs, nothing of which is zero or one by accident."""
-    edge = MixedEdge(SPACE.operations, 24).double()
+    edge = MixedEdge(SPACE.operations, 24, recompute).double()
     for parameter in edge.parameters():
         torch.nn.init.normal_(parameter)
     x = torch.randn(2, 5, 24, dtype=torch.double, requires_grad=True)
@@ -163,8 +163,7 @@ def everything_in_a_node():
 @pytest.mark.parametrize("first", [None, 1])
 @pytest.mark.parametrize("asked", ["everything", "p", "p and x", "x and weights"])
 def test_lean_terms_are_the_weighted_operations(first, asked, recompute):
-    edge, x, p = everything_in_a_node()
-    edge.recompute = recompute
+    edge, x, p = everything_in_a_node(recompute)
     parameters = list(edge.parameters())
     wanted = {
         "everything": [x, p, *parameters],
@@ -194,10 +193,9 @@ def test_the_weights_gradient_of_a_frozen_norm_is_the_same():
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_supernet_is_that_of_the_plain_way(recompute):
-    ours = Supernet(SPACE, **SMALL, recompute=recompute).double()
+    ours = Supernet(SPACE, **SMALL, recompute=recompute, class_token_last=True).double()
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    ours.class_token_last = True
     plain, images = PlainSupernet(ours), torch.randn(3, 1, 8, 8, dtype=torch.double)
     theirs = [plain.alpha, *plain.trunk.parameters()]
     mine = [ours.alpha, *ours.network_parameters]

@@ -13,10 +13,10 @@ SEARCH = "dasvit.search:"
 CHECKPOINT_TORN = Fault("dasvit.checkpoint:settle", 2, torn="checkpoints/*.part")
 POINTS = {
     ("search", "before settings are written"): Fault("dasvit.runs:settle"),
-    ("search", "first step"): Fault(SEARCH + "SearchStage._alpha_step"),
-    ("search", "middle of an epoch"): Fault(SEARCH + "SearchStage._alpha_step", 5),
-    ("search", "between the steps of α and the weights"): Fault(SEARCH + "SearchStage._weight_step", 5),
-    ("search", "last step"): Fault(SEARCH + "SearchStage._weight_step", 9, after=True),
+    ("search", "first step"): Fault(SEARCH + "SearchStage.alpha_step"),
+    ("search", "middle of an epoch"): Fault(SEARCH + "SearchStage.alpha_step", 5),
+    ("search", "between the steps of α and the weights"): Fault(SEARCH + "SearchStage.weight_step", 5),
+    ("search", "last step"): Fault(SEARCH + "SearchStage.weight_step", 9, after=True),
     ("search", "end of an epoch"): Fault(SEARCH + "SearchStage.end_epoch", 2),
     ("search", "genotype written by half"): Fault("dasvit.runs:settle", 3, torn="genotype.json.part"),
     ("search", "row logged by half"): Fault("dasvit.runs:Run.log", 2, after=True, torn="metrics.jsonl"),
@@ -68,11 +68,11 @@ def test_stopped(command, where, action, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", ["dasvit.runs:Run.rewrite", SEARCH + "SearchStage.load_state_dict", SEARCH + "SearchStage._weight_step"]
+    "target", ["dasvit.runs:Run.rewrite", SEARCH + "SearchStage.load_state_dict", SEARCH + "SearchStage.weight_step"]
 )
 def test_killed_again_and_again(target, undisturbed, tmp_path):
     run = tmp_path / "run"
-    assert disturbed(COMMANDS["search"], run, Fault(SEARCH + "SearchStage._weight_step", 5), KILL)[0] == -signal.SIGKILL
+    assert disturbed(COMMANDS["search"], run, Fault(SEARCH + "SearchStage.weight_step", 5), KILL)[0] == -signal.SIGKILL
     for _ in range(2):
         assert disturbed(COMMANDS["search"], run, Fault(target), KILL)[0] == -signal.SIGKILL
     comes_to_the_same_end(COMMANDS["search"], run, undisturbed["search"])
@@ -80,7 +80,7 @@ def test_killed_again_and_again(target, undisturbed, tmp_path):
 
 @pytest.mark.parametrize("step", [2, 4, 8])
 def test_a_long_epoch_is_saved_on_the_way(step, undisturbed, tmp_path):
-    fault = Fault(SEARCH + "SearchStage._weight_step", step)
+    fault = Fault(SEARCH + "SearchStage.weight_step", step)
     always = {"dasvit.loop:SAVE_SECONDS": 0.0}
     assert disturbed(COMMANDS["search"], tmp_path / "run", fault, KILL, **always)[0] == -signal.SIGKILL
     assert Run(tmp_path / "run").peek()["step"] == (step - 1) % 3

@@ -59,11 +59,24 @@ def test_resume_names_the_settings_that_differ(tmp_path):
 
 
 def test_resume_of_no_run_or_another_command(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ValueError, match="is no run directory"):
         Run.open(tmp_path, "search", Settings(), resume=True)
     Run.open(tmp_path / "r", "search", Settings())
     with pytest.raises(ValueError, match="holds a search run, a retrain run is needed"):
         Run.open(tmp_path / "r", "retrain", Settings(), resume=True)
+
+
+@pytest.mark.parametrize("left", [None, (), (".lock", "settings.json.part")])
+def test_resume_of_what_nothing_began_in_begins(left, tmp_path):
+    for name in left or ():
+        (tmp_path / name).write_text("")
+    path = tmp_path / "new" if left is None else tmp_path
+    with Run.open(path, "search", Settings(), resume=True) as run:
+        assert run.settings("search") == as_plain(Settings())
+        run.log({"row": 0})
+    with Run.open(path, "search", Settings(), resume=True) as run:
+        assert run.resume_rows() == [{"row": 0}]
 
 
 def test_checkpoints_carry_on_the_log_and_only_the_last_are_kept(tmp_path):

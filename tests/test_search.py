@@ -57,9 +57,9 @@ def test_weights_and_alpha_never_see_each_others_half(images):
         pixels = (x * images.std[0] + images.mean[0]).mul(255).round().to(torch.uint8)
         seen[kind].update(rows[bytes(image.numpy())] for image in pixels)
 
-    weight_step, alpha_step = stage._weight_step, stage._alpha_step
-    stage._weight_step = lambda train: (note("weights", train[0]), weight_step(train))[1]
-    stage._alpha_step = lambda train, val: (note("alpha", val[0]), alpha_step(train, val))[1]
+    weight_step, alpha_step = stage.weight_step, stage.alpha_step
+    stage.weight_step = lambda train: (note("weights", train[0]), weight_step(train))[1]
+    stage.alpha_step = lambda train, val: (note("alpha", val[0]), alpha_step(train, val))[1]
     for epoch in range(4):
         list(stage.train(epoch, 0))
     assert not seen["weights"] & seen["alpha"]
@@ -70,15 +70,15 @@ def test_weights_and_alpha_never_see_each_others_half(images):
 def test_each_step_moves_its_own_parameters_only(images, order):
     settings = replace(QUICK, order=order)
     stage = SearchStage(settings, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
-    train, val = (next(stage._batches(part, 0, 0)) for part in (0, 1))
+    train, val = (next(stage.batches(part, 0, 0)) for part in (0, 1))
 
     def state():
         return {k: v.clone() for k, v in stage.supernet.state_dict().items()}
 
     start = state()
-    stage._alpha_step(train, val)
+    stage.alpha_step(train, val)
     after_alpha = state()
-    stage._weight_step(train)
+    stage.weight_step(train)
     after_weights = state()
     assert {k for k in start if not torch.equal(start[k], after_alpha[k])} == {"alpha"}
     moved = {k for k in start if not torch.equal(after_alpha[k], after_weights[k])}
@@ -129,7 +129,7 @@ def test_weights_and_order_have_seeds_of_their_own(images):
         settings = replace(QUICK, **seeds)
         halves = draw_halves(settings, images)
         stage = SearchStage(settings, 0, (settings.space.operations,) * 5, halves, make_fabric(QUICK.hardware))
-        return stage.supernet.head.weight.detach().clone(), next(stage._batches(0, 0, 0))[0]
+        return stage.supernet.head.weight.detach().clone(), next(stage.batches(0, 0, 0))[0]
 
     (w, x), (w_other, x_same), (w_same, x_other) = first(), first(seed=1, order_seed=0), first(order_seed=1)
     assert torch.equal(w, w_same)
@@ -199,14 +199,14 @@ def test_a_run_directory_holds_what_is_promised(images, tmp_path):
 @pytest.mark.parametrize("steps", [1, 4, 6, 7, 11])
 def test_an_interrupted_search_resumes_to_the_same_end(images, tmp_path, steps, monkeypatch):
     expected = search(QUICK, images)
-    weight_step, count = SearchStage._weight_step, iter(range(1, 1000))
+    weight_step, count = SearchStage.weight_step, iter(range(1, 1000))
 
     def interrupted(self, train):
         if next(count) == steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return weight_step(self, train)
 
-    monkeypatch.setattr(SearchStage, "_weight_step", interrupted)
+    monkeypatch.setattr(SearchStage, "weight_step", interrupted)
     with pytest.raises(Interrupted):
         search(QUICK, images, tmp_path / "run")
     result = search(QUICK, images, tmp_path / "run", resume=True)
@@ -256,8 +256,8 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(images, order, accumulate):
     ]
     for stage in stages:
         stage.supernet.double()
-    train, val = (next(stages[0]._batches(part, 0, 0)) for part in (0, 1))
-    seen = [stage._alpha_step(train, val) | stage._weight_step(train) for stage in stages]
+    train, val = (next(stages[0].batches(part, 0, 0)) for part in (0, 1))
+    seen = [stage.alpha_step(train, val) | stage.weight_step(train) for stage in stages]
     torch.testing.assert_close(*seen, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(*(stage.supernet.state_dict() for stage in stages), atol=1e-9, rtol=1e-9)
 
@@ -268,10 +268,10 @@ def test_weights_updated_in_pieces_are_those_of_one_step(images, monkeypatch):
         monkeypatch.setattr("dasvit.updates.PIECE", piece)
         stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
         for _, (train, val) in zip(
-            range(3), zip(*(stage._batches(p, 0, 0) for p in (0, 1)), strict=False), strict=False
+            range(3), zip(*(stage.batches(p, 0, 0) for p in (0, 1)), strict=False), strict=False
         ):
-            stage._alpha_step(train, val)
-            stage._weight_step(train)
+            stage.alpha_step(train, val)
+            stage.weight_step(train)
         states.append(stage.supernet.state_dict())
         assert all(p.grad is None for p in stage.supernet.parameters())
     for state in states[1:]:
@@ -293,9 +293,9 @@ def test_how_a_batch_is_divided_is_checked(change, words):
 
 def test_a_finished_stage_is_let_go(images):
     stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
-    train, val = (next(stage._batches(part, 0, 0)) for part in (0, 1))
-    stage._alpha_step(train, val)
-    stage._weight_step(train)
+    train, val = (next(stage.batches(part, 0, 0)) for part in (0, 1))
+    stage.alpha_step(train, val)
+    stage.weight_step(train)
     weight = weakref.ref(stage.supernet.head.weight)
     del stage
     gc.collect()

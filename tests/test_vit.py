@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import pytest
 import timm
@@ -111,20 +112,18 @@ def test_what_does_not_fit_is_named(make, words):
         make()
 
 
-@pytest.mark.parametrize("architecture", ["vit_b16", "dasvit-cifar10", "supernet", "one node"])
+ONE_NODE = '{"format": 1, "nodes": [[[0, "msa:4"], [1, "skip"]]]}'
+
+
+@pytest.mark.parametrize("architecture", ["vit_b16", "dasvit-cifar10", "supernet", ONE_NODE])
 def test_the_last_layer_for_the_class_token_alone_gives_the_same_logits_and_gradients(architecture):
     sizes = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 5, "dim": 24, "depth": 2}
-    if architecture == "supernet":
-        model = Supernet(SearchSpace(), **sizes)
-    elif architecture == "one node":
-        model = build('{"format": 1, "nodes": [[[0, "msa:4"], [1, "skip"]]]}', **sizes)
-    else:
-        model = build(architecture, **sizes)
-    model.double()
+    make = partial(Supernet, SearchSpace()) if architecture == "supernet" else partial(build, architecture)
     images = torch.randn(3, 1, 8, 8, dtype=torch.double)
     results = []
     for alone in (False, True):
-        model.class_token_last = alone
+        torch.manual_seed(0)
+        model = make(**sizes, class_token_last=alone).double()
         logits = model(images)
         gradients = torch.autograd.grad(logits.square().sum(), list(model.parameters()), materialize_grads=True)
         results.append([logits, *gradients])

@@ -76,12 +76,12 @@ KILL, TERM, INT = (functools.partial(send, s) for s in (signal.SIGKILL, signal.S
 
 def disturbed(arguments, run, fault, action, **constants):
     """Start or resume a command that something happens to; return its exit code and what it printed."""
-    log, resume = run.parent / "log", ["--resume"] if (run / "settings.json").exists() else []
+    log = run.parent / "log"
     log.unlink(missing_ok=True)
     os.mkfifo(log)  # no file, so that it never meets a full disk
     reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
     process = FORKS.Process(
-        target=victim, args=([*arguments, "--out", str(run), *resume], log, fault, action, constants)
+        target=victim, args=([*arguments, "--out", str(run), "--resume"], log, fault, action, constants)
     )
     process.start()
     process.join(HANGS)

@@ -72,8 +72,7 @@ def retrain_row(network: str, epochs: int) -> dict[str, Any]:
     """Return the row of a retraining: a step's bytes and products, counted on fake tensors."""
     settings = RETRAIN["paper"]
     with FakeTensorMode(), LiveBytes() as alive:
-        model = build(network, num_classes=CLASSES)
-        model.class_token_last = True
+        model = build(network, num_classes=CLASSES, class_token_last=True, init=None)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         images = torch.zeros(settings.batch_size, 3, settings.image_size, settings.image_size)
         labels = torch.zeros(settings.batch_size, dtype=torch.long)

@@ -113,7 +113,7 @@ class Retrain(Step):
         run = self.state.path / f"{name}-{equal}"
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        result = retrain(settings, self.images, run, resume=run.exists(), progress=True)
+        result = retrain(settings, self.images, run, resume=True, progress=True)
         cost = complexity(make_network(settings, self.images.train), settings.image_size)
         seconds = sum(row["seconds"] for row in result.history)
         steps = len(self.images.train) // settings.batch_size * settings.epochs

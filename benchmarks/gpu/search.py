@@ -71,7 +71,7 @@ class Search(Step):
     def work(self, budget: Budget) -> None:
         """Search, or go on with it."""
         run = self.state.path / "run"
-        search(self.settings, self.images, run, resume=run.exists(), progress=True)
+        search(self.settings, self.images, run, resume=True, progress=True)
 
     def result(self) -> dict[str, Any]:
         """Return what has been searched so far."""

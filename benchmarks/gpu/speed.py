@@ -83,15 +83,14 @@ class Speed(Step):
         """Time a retraining step of timm's ViT-B/16, of ours, and of the published encoder."""
         sizes: dict[str, Any] = {"image_size": 16, "depth": 1, "dim": 24} if self.rehearse else {"image_size": 224}
         side, size = sizes["image_size"], 2 if self.rehearse else self.batch
+        ours = {**sizes, "num_classes": CLASSES, "class_token_last": True}  # as in retraining
         shape = {"embed_dim": 24, "depth": 1, "num_heads": 12} if self.rehearse else {}
         made = {
             "timm's ViT-B/16": timm.create_model("vit_base_patch16_224", num_classes=CLASSES, img_size=side, **shape),
-            "ViT-B/16": build("vit_b16", num_classes=CLASSES, **sizes),
-            "published": build("dasvit-cifar10", num_classes=CLASSES, **sizes),
+            "ViT-B/16": build("vit_b16", **ours),
+            "published": build("dasvit-cifar10", **ours),
         }
         made = {name: model.to(self.device) for name, model in made.items()}
-        for name in ("ViT-B/16", "published"):
-            made[name].class_token_last = True  # as in retraining
         steps = {name: self.training_step(model, size, side) for name, model in made.items()}
         return {"batch": size, "ways": self.timed(steps, {name: parameters(m) for name, m in made.items()}, size)}
 

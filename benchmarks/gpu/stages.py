@@ -52,7 +52,7 @@ def our_stage(settings: SearchSettings, number: int, images: ImageSet | None = N
 def our_steps(stage: SearchStage, size: int) -> Steps:
     """Return the steps of a stage on batches of a size."""
     batch = random_batch(stage.settings, size, stage.fabric.device)
-    return {"alpha": lambda: stage._alpha_step(batch, batch), "weights": lambda: stage._weight_step(batch)}
+    return {"alpha": lambda: stage.alpha_step(batch, batch), "weights": lambda: stage.weight_step(batch)}
 
 
 def plain_model(settings: SearchSettings, number: int) -> PlainSupernet:

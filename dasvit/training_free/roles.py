@@ -14,6 +14,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..vit import VisionTransformer
+
 Role = Literal["embedding", "qkv", "projection", "mlp", "classifier"]
 """What a linear layer is for."""
 
@@ -126,15 +128,11 @@ def record_linear(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Linear
     Raises:
         ValueError: If the model hides its layers in ``nn.MultiheadAttention``.
     """
-    short = getattr(model, "class_token_last", False)
-    try:
-        if short:
-            model.class_token_last = False  # type: ignore[assignment]  # all tokens of the last layer are looked at
-        with _Recorder() as recorder:
+    with _Recorder() as recorder:
+        if isinstance(model, VisionTransformer):  # all tokens of the last layer are looked at
+            output = model.head(model.pooled(model.forward_features(images)))
+        else:
             output = model(images)
-    finally:
-        if short:
-            model.class_token_last = True  # type: ignore[assignment]
     makers = recorder.sources(output)
     if all(isinstance(s, _Call) for s in makers):  # else these are features: the tokens still carry their embedding
         for maker in makers:

@@ -189,7 +189,7 @@ def tf_search(
         settings: Everything it depends on.
         run_dir: Where settings and rows go; by default nothing is written.
         jobs: Processes.
-        resume: Continue the run in ``run_dir``.
+        resume: Continue the run in ``run_dir``, or begin it if nothing began there.
         progress: Show progress on stderr.
 
     Raises:
@@ -199,10 +199,7 @@ def tf_search(
     """
     numbers = draw(settings)
     with Run.open(run_dir, "tf-search", settings, resume=resume) if run_dir is not None else nullcontext() as run:
-        rows = run.history() if run is not None and resume else []
-        if run is not None and resume:
-            run.check_rows(rows, partial(check_row, settings, numbers))
-            run.rewrite(rows)  # without what a kill left half-written
+        rows = [] if run is None else run.resume_rows(partial(check_row, settings, numbers))
         left = numbers[len(rows) :]
         bar = tqdm(total=len(numbers), initial=len(rows), desc="scoring", disable=None if progress else True)
         with bar, Signals() as signals:
