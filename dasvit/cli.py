@@ -1,27 +1,25 @@
 """The command line: ``dasvit search | retrain | evaluate | export | draw | complexity | table1 | score | …``.
 
-Each command imports what it needs when it runs, and declares its options there: tyro reads their types from the
-local annotations, so this module does without ``from __future__ import annotations``.
+Each command imports what it needs when it runs.
 """
 
-import contextlib
+from __future__ import annotations
+
 import dataclasses
-import io
-import itertools
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
-import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from . import options
+from .flags import changed, parse
 
 T = TypeVar("T")
 
+# what --help of search, retrain and plan lists
+_FIRST = "out data preset method genotype resume seed train-images stages epochs device recompute gpu-mem"
 _FAILED, _BAD_INPUT, _SIGNAL = 1, 2, 128
 _SAVES_MEMORY = {
     "retrain": "lower --batch-size",
@@ -98,52 +96,20 @@ def _dispatch(arguments: list[str]) -> None:
     commands[arguments[0]][0](arguments[1:])
 
 
-def _parse(cls: type[T], command: str, arguments: Sequence[str]) -> T:
-    """Read a dataclass from flags; what is wrong is raised as one line instead of printed as a box.
-
-    Raises:
-        ValueError: If the arguments do not fit.
-    """
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(
-                cls,
-                prog=f"dasvit {command}",
-                args=arguments,
-                config=(OmitArgPrefixes,),
-            )
-    except SystemExit as exit_:
-        if not exit_.code:
-            raise
-        title, *lines = (re.sub(r"[─-]{3,}|[╭╮╰╯│|+]", " ", x).strip(" ─") for x in box.getvalue().splitlines())
-        words = itertools.dropwhile(lambda line: not line, lines)  # the first part; what follows repeats the help
-        message = " ".join(itertools.takewhile(bool, words))
-        raise ValueError(f"{title.lower()}: {message} (see dasvit {command} --help)") from None
-
-
-def _flag(arguments: Sequence[str], name: str) -> str | None:
-    """Return the value of a flag that decides about the defaults of the others."""
-    for i, argument in enumerate(arguments):
-        if argument == name and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(name + "="):
-            return argument.partition("=")[2]
-    return None
-
-
-def _starting_settings(cls: type[T], command: str, presets: dict[str, T], arguments: Sequence[str]) -> T:
-    """Return what the flags change: the settings of the run to be resumed, else those of the preset."""
+def _stored(cls: type[T], command: str, given: Any) -> T | None:
+    """Return the settings of the run to be resumed; none if nothing began yet."""
     from .runs import Run, from_plain
 
-    preset, out = _flag(arguments, "--preset"), _flag(arguments, "--out")
-    if preset is None and "--resume" in arguments and out is not None:
-        return from_plain(cls, Run(Path(out)).settings(command))
-    if preset is None:
-        preset = "tiny" if _flag(arguments, "--data") in (None, "digits") else "small"
-    if preset not in presets:
-        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(presets)}")
-    return presets[preset]
+    run = Run(given.out)
+    return from_plain(cls, run.settings(command)) if given.resume and not run.unstarted else None
+
+
+def _preset(presets: Mapping[str, T], name: str | None, changes: Mapping[str, Any]) -> T:
+    if name is None:
+        name = "tiny" if changes.get("data", {}).get("data", "digits") == "digits" else "small"
+    if name not in presets:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(presets)}")
+    return presets[name]
 
 
 def _search(arguments: list[str]) -> None:
@@ -156,26 +122,11 @@ def _search(arguments: list[str]) -> None:
     from .runs import RunFailedError
     from .search import METHODS, SearchSettings, search
 
-    start = _starting_settings(SearchSettings, "search", SEARCH, arguments)
-
-    @dataclass(frozen=True)
-    class Search:
-        """Search an encoder by progressive differentiable architecture search."""
-
-        out: Path
-        """The run directory: settings, metrics, genotype, checkpoints."""
-        settings: SearchSettings = start
-        preset: str | None = None
-        """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
-        method: str = "dasvit"
-        """dasvit, or darts: one stage at the last depth, every token, no fairness term."""
-        resume: bool = False
-        """Continue the run in --out; its settings need not be repeated."""
-
-    given = _parse(Search, "search", arguments)
+    given, changes = parse("search", arguments, options.Search, SearchSettings, first=_FIRST.split())
     if given.method not in METHODS:
         raise ValueError(f"unknown method {given.method!r}; known: {', '.join(METHODS)}")
-    settings = METHODS[given.method](given.settings)
+    stored = _stored(SearchSettings, "search", given) if given.preset is None else None
+    settings = METHODS[given.method](changed(stored or _preset(SEARCH, given.preset, changes), changes))
     data = load_data(settings.data, image_size=settings.image_size)
     try:
         result = search(settings, data, given.out, resume=given.resume, progress=True)
@@ -191,25 +142,15 @@ def _retrain(arguments: list[str]) -> None:
     from lightning_fabric.utilities import rank_zero_only
 
     from .data import load_data
+    from .encoder import as_text
     from .presets import RETRAIN
     from .retrain import RetrainSettings, retrain
 
-    start = _starting_settings(RetrainSettings, "retrain", RETRAIN, arguments)
-
-    @dataclass(frozen=True)
-    class Retrain:
-        """Train a network from scratch and evaluate it on the test images."""
-
-        out: Path
-        """The run directory: settings, metrics, genotype, checkpoints."""
-        settings: RetrainSettings = start
-        preset: str | None = None
-        """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
-        resume: bool = False
-        """Continue the run in --out; its settings need not be repeated."""
-
-    given = _parse(Retrain, "retrain", arguments)
-    settings = given.settings
+    given, changes = parse("retrain", arguments, options.Retrain, RetrainSettings, first=_FIRST.split())
+    if "genotype" in changes:
+        changes["genotype"] = as_text(changes["genotype"])  # a file is read here, once
+    stored = _stored(RetrainSettings, "retrain", given) if given.preset is None else None
+    settings = changed(stored or _preset(RETRAIN, given.preset, changes), changes)
     data = load_data(settings.data, image_size=settings.image_size)
     result = retrain(settings, data, given.out, resume=given.resume, progress=True)
     rank_zero_only(_print_accuracy)(result.accuracy, len(data.test))
@@ -224,16 +165,7 @@ def _evaluate(arguments: list[str]) -> None:
     from .hardware import make_fabric
     from .retrain import evaluate, load_trained
 
-    @dataclass(frozen=True)
-    class Evaluate:
-        """Evaluate a retrained network on the test images."""
-
-        run: Positional[Path]
-        """A run directory of dasvit retrain."""
-        json: bool = False
-        """Print JSON."""
-
-    given = _parse(Evaluate, "evaluate", arguments)
+    given, _ = parse("evaluate", arguments, options.Evaluate)
     network, settings, data = load_trained(given.run)
     fabric = make_fabric(dataclasses.replace(settings.hardware, devices=1))
     model = fabric.setup_module(network)
@@ -245,22 +177,9 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    from .export import Format as Format_
     from .export import export
 
-    @dataclass(frozen=True)
-    class Export:
-        """Write a retrained network for use elsewhere."""
-
-        run: Positional[Path]
-        """A run directory of dasvit retrain."""
-        format: Format_
-        """safetensors: a folder for DASViT.from_pretrained; timm: a folder for timm.create_model("local-dir:FOLDER",
-        pretrained=True); onnx: a file, batch size free, images normalised as its metadata say."""
-        out: Path
-        """The folder or file; must not exist."""
-
-    given = _parse(Export, "export", arguments)
+    given, _ = parse("export", arguments, options.Export)
     export(given.run, given.out, given.format)
     print(given.out)
 
@@ -270,16 +189,7 @@ def _draw(arguments: list[str]) -> None:
     from .plot import draw_genotype, save_figure
     from .space import Genotype
 
-    @dataclass(frozen=True)
-    class Draw:
-        """Draw an encoder as a graph."""
-
-        genotype: Positional[str]
-        """A genotype file, or the name of a published encoder."""
-        output: Annotated[Path, arg(aliases=("-o",))]
-        """The figure; its suffix chooses the format, e.g. .svg, .png or .pdf."""
-
-    given = _parse(Draw, "draw", arguments)
+    given, _ = parse("draw", arguments, options.Draw)
     genotype = resolve(given.genotype)
     if not isinstance(genotype, Genotype):
         raise ValueError(f"{genotype} is the plain transformer, not a searched encoder: nothing to draw")
@@ -289,33 +199,9 @@ def _draw(arguments: list[str]) -> None:
 
 def _complexity(arguments: list[str]) -> None:
     from .complexity import CONVENTIONS, complexity
-    from .complexity import Convention as Convention_
     from .encoder import build, resolve
 
-    @dataclass(frozen=True)
-    class Complexity:
-        """Count parameters and multiply-accumulates of a network for one image."""
-
-        genotype: Positional[str]
-        """A genotype file, or the name of a published encoder or of the baseline, vit_b16."""
-        image_size: int = 224
-        """Side of the image in pixels."""
-        patch_size: int = 16
-        """Side of a patch in pixels."""
-        in_channels: int = 3
-        """Channels of the image."""
-        dim: int = 768
-        """Width of a token."""
-        depth: int = 12
-        """Number of encoder layers."""
-        num_classes: int = 10
-        """Number of classes."""
-        convention: Convention_ = "A"
-        """A: every matrix product; B: linear and convolution only; C: as A without the attention projections."""
-        json: bool = False
-        """Print JSON, with the share of every module."""
-
-    given = _parse(Complexity, "complexity", arguments)
+    given, _ = parse("complexity", arguments, options.Complexity)
     sizes = dataclasses.asdict(given)
     architecture, as_json, convention = (resolve(sizes.pop("genotype")), sizes.pop("json"), sizes.pop("convention"))
     result = complexity(build(architecture, **sizes), given.image_size, convention=convention)
@@ -334,14 +220,7 @@ def _table1(arguments: list[str]) -> None:
     from .complexity import CONVENTIONS
     from .zoo import TABLE_1, audit
 
-    @dataclass(frozen=True)
-    class Table1:
-        """Count every row of the paper's Table I with 10, 100 and 1000 classes, under three conventions."""
-
-        json: bool = False
-        """Print JSON."""
-
-    given = _parse(Table1, "table1", arguments)
+    given, _ = parse("table1", arguments, options.Table1)
     rows = list(tqdm(audit(), total=len(TABLE_1), desc="counting", leave=False, disable=None))
     if given.json:
         sources = ("parameters_from", "macs_from")
@@ -366,32 +245,7 @@ def _score(arguments: list[str]) -> None:
     from .training_free import INDICATORS, SPACES, Probe, Shape, score
     from .training_free.space import find
 
-    @dataclass(frozen=True)
-    class Score:
-        """Score an untrained network; higher is better. The number of parameters is told beside every score."""
-
-        network: Positional[str]
-        """vit_b16, a published encoder's name, a genotype file, or SPACE:NUMBER, e.g. autoformer-t:4711."""
-        indicator: tuple[str, ...] = ("dss",)
-        """dss, dss-released, synflow, snip, grasp, naswot, te, params, macs."""
-        image_size: int = 224
-        """Side of the image in pixels."""
-        patch_size: int = 16
-        """Side of a patch in pixels."""
-        in_channels: int = 3
-        """Channels of the image."""
-        num_classes: int = 1000
-        """Number of classes."""
-        dim: int = 768
-        """Width of a token; a network of a space has its own."""
-        depth: int = 12
-        """Number of encoder layers; a network of a space has its own."""
-        seed: int = 0
-        """Seed of the weights and of the images."""
-        json: bool = False
-        """Print JSON."""
-
-    given = _parse(Score, "score", arguments)
+    given, _ = parse("score", arguments, options.Score)
     for name in given.indicator:
         if name not in INDICATORS:
             raise ValueError(f"unknown indicator {name!r}; known: {', '.join(INDICATORS)}")
@@ -426,31 +280,13 @@ def _tf_search(arguments: list[str]) -> None:
     from .plot import plot_scores, save_figure
     from .training_free import TFSearchSettings, tf_search
 
-    resumed = "--resume" in arguments and _flag(arguments, "--out") is not None
-    start = TFSearchSettings()
-    if resumed:
-        from .runs import Run, from_plain
-
-        start = from_plain(TFSearchSettings, Run(Path(str(_flag(arguments, "--out")))).settings("tf-search"))
-
-    @dataclass(frozen=True)
-    class TfSearch:
-        """Score random networks of a space without training them, and rank them."""
-
-        out: Path
-        """The run directory: settings, metrics.jsonl (a network a line), scores.svg (score against size), best.json."""
-        settings: TFSearchSettings = start
-        jobs: int = 1
-        """Processes; -1 takes all processors."""
-        resume: bool = False
-        """Continue the run in --out; its settings need not be repeated."""
-
-    given = _parse(TfSearch, "tf-search", arguments)
+    given, changes = parse("tf-search", arguments, options.TfSearch, TFSearchSettings)
     if given.jobs == 0 or abs(given.jobs) > 1000:
         raise ValueError(f"jobs {given.jobs}: take 1 to 1000 processes, or -1 for all processors")
-    result = tf_search(given.settings, given.out, jobs=given.jobs, resume=given.resume, progress=True)
-    save_figure(plot_scores(result.rows, given.settings.indicators[0]), given.out / "scores.svg")
-    indicator = given.settings.indicators[0]
+    settings = changed(_stored(TFSearchSettings, "tf-search", given) or TFSearchSettings(), changes)
+    result = tf_search(settings, given.out, jobs=given.jobs, resume=given.resume, progress=True)
+    indicator = settings.indicators[0]
+    save_figure(plot_scores(result.rows, indicator), given.out / "scores.svg")
     failed = sum(indicator not in row["scores"] for row in result.rows)
     score, count = result.best["scores"][indicator]["total"], len(result.rows) - failed
     told = f"{indicator} {score:.6g}, {result.best['parameters']:,} parameters"
@@ -465,34 +301,11 @@ def _plan(arguments: list[str]) -> None:
     from .search import SearchSettings
     from .vit import check_sizes
 
-    start = _starting_settings(SearchSettings, "search", SEARCH, arguments)
-
-    @dataclass(frozen=True)
-    class Plan:
-        """Tell what each stage of a search needs: bytes of live tensors, counted, and seconds a step, measured here.
-
-        Which operations survive is not known before: "even" takes kinds in turn, "at most" those with the most weights.
-        """
-
-        settings: SearchSettings = start
-        preset: str | None = None
-        """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
-        gpu_mem: str | None = None
-        """Memory that it has to fit in, e.g. 24G; leave room for what the allocator and other programs take."""
-        batch: int | None = None
-        """The same as --batch-size."""
-        num_classes: int = 10
-        """Number of classes."""
-        in_channels: int = 3
-        """Channels of an image."""
-        memory_only: bool = False
-        """Do not measure how long a step takes."""
-        json: bool = False
-        """Print JSON."""
-
-    given = _parse(Plan, "plan", arguments)
+    given, changes = parse("plan", arguments, options.Plan, SearchSettings, first=_FIRST.split())
     limit = None if given.gpu_mem is None else _bytes(given.gpu_mem)
-    settings = given.settings if given.batch is None else dataclasses.replace(given.settings, batch_size=given.batch)
+    if given.batch is not None:
+        changes["batch_size"] = given.batch
+    settings = changed(_preset(SEARCH, given.preset, changes), changes)
     channels, classes = given.in_channels, given.num_classes
     check_sizes(in_channels=channels, num_classes=classes)
     stages = len(settings.stages)

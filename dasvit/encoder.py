@@ -132,11 +132,6 @@ def layer_parameters(genotype: Genotype, dim: int) -> int:
     return sum(operation.spec.count(dim, operation.size) for _, operation in genotype.edges)
 
 
-def write_architecture(architecture: Architecture) -> str:
-    """Return the name of the baseline, or a genotype as JSON: what :func:`resolve` reads."""
-    return architecture.to_json() if isinstance(architecture, Genotype) else architecture
-
-
 def resolve(name: str) -> Architecture:
     """Return what a name, a genotype as JSON, or a file with one stands for.
 
@@ -170,6 +165,16 @@ def resolve(name: str) -> Architecture:
         return Genotype.from_json(text)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def as_text(name: str) -> str:
+    """Return a name as it is, a genotype as JSON, and a file as what is in it.
+
+    Raises:
+        ValueError: As :func:`resolve`.
+    """
+    architecture = resolve(name)
+    return architecture.to_json() if isinstance(architecture, Genotype) and name not in genotypes() else name
 
 
 def layer_maker(architecture: Architecture, dim: int) -> Callable[[], nn.Module]:

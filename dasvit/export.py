@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -46,18 +46,20 @@ def trained_model(run_dir: str | Path) -> tuple[DASViT, dict[str, Any]]:
     return model.eval(), {"mean": images.mean, "std": images.std, "label_names": images.classes}
 
 
-def export(run_dir: str | Path, out: str | Path, form: Format) -> None:
+def export(run_dir: str | Path, out: str | Path, form: str) -> None:
     """Write the network of a retraining for use elsewhere; whole or not at all.
 
     Args:
         run_dir: The run directory of the retraining.
         out: A file for ``onnx``, else a folder; must not exist.
-        form: What to write.
+        form: What to write, a :data:`Format`.
 
     Raises:
-        ValueError: If the directory holds no such run, ``out`` exists, or a package is missing.
+        ValueError: If the directory holds no such run, ``out`` exists, the format is unknown, or a package is missing.
         RunFailedError: If the disk is full.
     """
+    if form not in get_args(Format):
+        raise ValueError(f"unknown format {form!r}; known: {', '.join(get_args(Format))}")
     out = Path(out)
     if os.path.lexists(out):
         raise ValueError(f"{out} exists already: choose another --out")

@@ -203,24 +203,22 @@ class SearchSpace:
     ``space.sample(rng)`` draws one uniformly. Several may be the same function (:attr:`Genotype.formula`):
     ``space.functions()`` has one of each, ``space.shuffled(rng)`` draws those.
 
-    Args:
-        heads: Head counts of the attention candidates.
-        mlp_ratios: Hidden ratios of the MLP candidates.
-        nodes: Number of intermediate nodes, at most 16.
-        inputs: Number of layers the encoder looks back (1 or 2).
-        keep: Incoming edges each node keeps in an architecture (all, where it has fewer).
-        extra: Further candidates as they are written, of kinds in the table of operations, e.g. ``("conv:3",)``.
-
     Raises:
         ValueError: If a setting is out of range, or a candidate is unknown or listed twice.
     """
 
     heads: tuple[int, ...] = (4, 8, 12)
+    """Head counts of the attention candidates."""
     mlp_ratios: tuple[float, ...] = (0.5, 1, 2)
+    """Hidden ratios of the MLP candidates."""
     nodes: int = 2
+    """Number of intermediate nodes, at most 16."""
     inputs: int = 2
+    """Number of layers the encoder looks back (1 or 2)."""
     keep: int = 2
+    """Incoming edges each node keeps in an architecture (all, where it has fewer)."""
     extra: tuple[str, ...] = ()
+    """Further candidates as they are written, of kinds in the table of operations."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MAX_NODES or self.keep < 1 or self.inputs not in (1, 2):

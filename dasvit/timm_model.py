@@ -18,7 +18,8 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .encoder import layer_maker, resolve, write_architecture
+from .encoder import layer_maker, resolve
+from .space import Genotype
 from .vit import Init, Pool, VisionTransformer
 
 NAME = "dasvit_base_patch16_224"
@@ -85,7 +86,7 @@ class DASViT(VisionTransformer, PyTorchModelHubMixin):
             self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(self.grid_size), embed_dim))
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.arguments = {
-            "genotype": write_architecture(architecture),  # never a file
+            "genotype": architecture.to_json() if isinstance(architecture, Genotype) else architecture,  # never a file
             "img_size": img_size,
             "patch_size": patch_size,
             "in_chans": in_chans,

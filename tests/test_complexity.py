@@ -143,7 +143,10 @@ class Cumulative(nn.Module):
 
 def test_what_cannot_be_counted_is_named():
     model = nn.Sequential(OnTokens(Cumulative()), nn.Linear(D, 1))
-    with pytest.raises(ValueError, match=r"cannot count aten::_linalg_check_errors, aten::cumsum, aten::eye, aten::linalg_inv_ex in Sequential"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot count aten::_linalg_check_errors, aten::cumsum, .* in Sequential",
+    ):
         complexity(model, N, in_channels=D)
 
 

@@ -90,7 +90,7 @@ def test_imports_run_downwards_only():
         graph = {module: needs for module, needs in graph.items() if module not in free}
 
 
-MODULES = {"pickle", "dill", "cloudpickle", "shelve", "marshal", "argparse", "yaml", "tarfile", "zipfile"}
+MODULES = {"pickle", "dill", "cloudpickle", "shelve", "marshal", "yaml", "tarfile", "zipfile"}
 FUNCTIONS = {"eval", "exec", "compile", "__import__"}
 METHODS = {"system", "popen", "unpack_archive", "extract_archive", "extractall"}
 READERS = {f"{module}.{name}" for module in ("torch", "np", "numpy", "joblib", "yaml") for name in ("load", "save")}

@@ -7,6 +7,7 @@ import math
 import random
 import re
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from operator import mul
 from pathlib import Path
@@ -24,6 +25,7 @@ from test_space import any_genotype
 from dasvit import DataSettings, Genotype, RetrainSettings, SearchSettings, cli, load_data
 from dasvit.checkpoint import VERSION
 from dasvit.export import export
+from dasvit.flags import changed, parse
 from dasvit.hardware import Hardware
 from dasvit.loop import check_row
 from dasvit.retrain import ROW as RETRAIN_ROW
@@ -149,6 +151,11 @@ def test_settings_are_read_or_refused(cls):
     check()
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
+
+
 @pytest.mark.parametrize("cls", SETTINGS)
 def test_flags_are_read_or_refused(cls):
     flags = st.sampled_from(
@@ -159,7 +166,7 @@ def test_flags_are_read_or_refused(cls):
     @settings(max_examples=50, deadline=None)
     @given(st.lists(words, max_size=6).filter(lambda given: not {"-h", "--help"} & set(given)))
     def check(arguments):
-        read_or_refused(lambda given: cli._parse(cls, "test", given), arguments)
+        read_or_refused(lambda given: changed(cls(), parse("test", given, Nothing, cls)[1]), arguments)
 
     check()
 

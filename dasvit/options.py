@@ -1,0 +1,160 @@
+"""What each command of the command line can be told, beside the settings of what it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .flags import BY_PLACE
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search an encoder by progressive differentiable architecture search."""
+
+    out: Path
+    """The run directory: settings, metrics, genotype, checkpoints."""
+    preset: str | None = None
+    """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
+    method: str = "dasvit"
+    """dasvit, or darts: one stage at the last depth, every token, no fairness term."""
+    resume: bool = False
+    """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Train a network from scratch and evaluate it on the test images."""
+
+    out: Path
+    """The run directory: settings, metrics, genotype, checkpoints."""
+    preset: str | None = None
+    """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
+    resume: bool = False
+    """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a retrained network on the test images."""
+
+    run: Path = field(metadata=BY_PLACE)
+    """A run directory of dasvit retrain."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a retrained network for use elsewhere."""
+
+    run: Path = field(metadata=BY_PLACE)
+    """A run directory of dasvit retrain."""
+    format: str
+    """safetensors: a folder for DASViT.from_pretrained; timm: a folder for timm.create_model("local-dir:FOLDER",
+    pretrained=True); onnx: a file, batch size free, images normalised as its metadata say."""
+    out: Path
+    """The folder or file; must not exist."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw an encoder as a graph."""
+
+    genotype: str = field(metadata=BY_PLACE)
+    """A genotype file, or the name of a published encoder."""
+    output: Path = field(metadata={"short": ("-o",)})
+    """The figure; its suffix chooses the format, e.g. .svg, .png or .pdf."""
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Count parameters and multiply-accumulates of a network for one image."""
+
+    genotype: str = field(metadata=BY_PLACE)
+    """A genotype file, or the name of a published encoder or of the baseline, vit_b16."""
+    image_size: int = 224
+    """Side of the image in pixels."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    in_channels: int = 3
+    """Channels of the image."""
+    dim: int = 768
+    """Width of a token."""
+    depth: int = 12
+    """Number of encoder layers."""
+    num_classes: int = 10
+    """Number of classes."""
+    convention: str = "A"
+    """A: every matrix product; B: linear and convolution only; C: as A without the attention projections."""
+    json: bool = False
+    """Print JSON, with the share of every module."""
+
+
+@dataclass(frozen=True)
+class Table1:
+    """Count every row of the paper's Table I with 10, 100 and 1000 classes, under three conventions."""
+
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score an untrained network; higher is better. The number of parameters is told beside every score."""
+
+    network: str = field(metadata=BY_PLACE)
+    """vit_b16, a published encoder's name, a genotype file, or SPACE:NUMBER, e.g. autoformer-t:4711."""
+    indicator: tuple[str, ...] = ("dss",)
+    """dss, dss-released, synflow, snip, grasp, naswot, te, params, macs."""
+    image_size: int = 224
+    """Side of the image in pixels."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    in_channels: int = 3
+    """Channels of the image."""
+    num_classes: int = 1000
+    """Number of classes."""
+    dim: int = 768
+    """Width of a token; a network of a space has its own."""
+    depth: int = 12
+    """Number of encoder layers; a network of a space has its own."""
+    seed: int = 0
+    """Seed of the weights and of the images."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class TfSearch:
+    """Score random networks of a space without training them, and rank them."""
+
+    out: Path
+    """The run directory: settings, metrics.jsonl (a network a line), scores.svg (score against size), best.json."""
+    jobs: int = 1
+    """Processes; -1 takes all processors."""
+    resume: bool = False
+    """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tell what each stage of a search needs: bytes of live tensors, counted, and seconds a step, measured here.
+
+    Which operations survive is not known before: "even" takes kinds in turn, "at most" those with the most weights.
+    """
+
+    preset: str | None = None
+    """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
+    gpu_mem: str | None = None
+    """Memory that it has to fit in, e.g. 24G; leave room for what the allocator and other programs take."""
+    batch: int | None = None
+    """The same as --batch-size."""
+    num_classes: int = 10
+    """Number of classes."""
+    in_channels: int = 3
+    """Channels of an image."""
+    memory_only: bool = False
+    """Do not measure how long a step takes."""
+    json: bool = False
+    """Print JSON."""
