@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
@@ -21,7 +21,6 @@ from tqdm import tqdm
 from .checkpoint import expect
 from .hardware import peak_bytes
 from .runs import Run, RunFailedError, set_random_states
-from .vit import VisionTransformer
 
 LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
 SAVE_SECONDS = 600.0  # between two checkpoints: a long epoch is saved on the way too
@@ -289,19 +288,6 @@ def _not_finite(job: Job, at: _Position) -> str | None:
 def _line(job: Job, epoch: int, row: Mapping[str, Any]) -> str:
     numbers = (f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float))
     return f"{job.title} epoch {epoch + 1}/{job.epochs}: {', '.join(numbers)}"
-
-
-def weight_groups(network: VisionTransformer, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the weights of a network for its optimiser: matrices decay; norms, biases, positions, class token do not.
-
-    Decay pulls towards zero: a matrix towards a simpler map, a norm's scale or a position towards nothing sensible.
-    """
-    exempt = network.no_weight_decay()
-    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
-    for name, weight in network.named_parameters():
-        groups[weight.ndim > 1 and name not in exempt].append(weight)
-    kept, decayed = groups
-    return [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
 def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0) -> LambdaLR:

@@ -1,8 +1,8 @@
 """Where a result comes from: command, commit, date, versions, machine, and the content of the code that made it.
 
 A commit tells which code made a result, not whether that code is still the same. So a recorded result also names the
-modules that it depends on, each with a hash of what it says: comments, docstrings and layout may change, and the
-result is as young as before; any other change makes it older than its code, see :func:`changed`.
+modules that it depends on, each with a hash of what it says: comments, docstrings and layout may change, a module may
+move, and the result is as young as before; any other change makes it older than its code, see :func:`changed`.
 """
 
 from __future__ import annotations
@@ -91,17 +91,25 @@ def all_code(root: Path = ROOT) -> dict[str, str]:
 
 
 def changed(recorded: Mapping[str, str], root: Path = ROOT) -> list[str]:
-    """Return which of the recorded files say something else now, or are gone.
+    """Return which of the recorded files say something else now, or are gone; one that has only moved is neither.
 
     Args:
         recorded: Contents by path, as of :func:`modules`.
         root: The project.
     """
-    return [name for name, content in recorded.items() if not (root / name).is_file() or digest(root / name) != content]
+    known = set(all_code(root).values())
+    return [
+        name
+        for name, content in recorded.items()
+        if content not in ((digest(root / name),) if (root / name).is_file() else known)
+    ]
 
 
 def digest(path: Path) -> str:
-    """Return the hash of a file: of a Python module its syntax tree without docstrings, of any other file its bytes."""
+    """Return the hash of a file: of a Python module its syntax tree without docstrings, of any other file its bytes.
+
+    Imports are left out too: they say where names are, and what these are is in a hash of its own.
+    """
     content = path.read_bytes()
     return _code_digest(content) if path.suffix == ".py" else hashlib.sha256(content).hexdigest()[:DIGITS]
 
@@ -121,7 +129,7 @@ def _code_digest(content: bytes) -> str:
             told.append((type(node).__name__, *fields))
             rest.extend(fields.values())
         elif isinstance(node, list):
-            parts = [part for part in node if not (isinstance(part, ast.Expr) and _is_text(part.value))]
+            parts = [part for part in node if not _is_left_out(part)]
             told.append(len(parts))
             rest.extend(parts)
         else:
@@ -129,8 +137,11 @@ def _code_digest(content: bytes) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest()[:DIGITS]
 
 
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _is_left_out(node: Any) -> bool:
+    """Tell whether a statement is an import or a text that stands alone."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def _matching(root: Path, patterns: Iterable[str]) -> Iterable[Path]:

@@ -31,13 +31,12 @@ from .loop import (
     load_schedule,
     moments,
     run_epochs,
-    weight_groups,
 )
 from .runs import Run, from_plain
 from .search import Loss, check_training
 from .seeds import check_seed, derive
 from .space import Genotype
-from .vit import Init, VisionTransformer, check_sizes
+from .vit import Init, VisionTransformer, check_sizes, weight_groups
 
 ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_loss"), float)
 """What is logged of an epoch, and what else with validation images."""

@@ -29,14 +29,13 @@ from .loop import (
     load_schedule,
     moments,
     run_epochs,
-    weight_groups,
 )
 from .relaxation import Candidates, Supernet, prune
 from .runs import Run
 from .seeds import check_seed, derive
 from .space import Genotype, Operation, SearchSpace, edge_name
 from .updates import UpdateInBackward
-from .vit import Init, check_sizes
+from .vit import Init, check_sizes, weight_groups
 
 Stage = tuple[int, int, int]
 """Depth in layers, operations kept on each edge, epochs."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -241,6 +242,25 @@ def test_help(run, command):
     assert command in run("--help")[1]
 
 
+def test_help_lists_what_people_need_first(run):
+    short, whole = (run("search", flag)[1] for flag in ("--help", "--help-all"))
+    flags = [re.findall(r"^  (--[a-z-]+)", text, flags=re.MULTILINE) for text in (short, whole)]
+    first = "--out --preset --method --resume --data --train-images --stages --recompute --seed --device"
+    assert flags[0] == first.split()
+    assert {*flags[0], "--skip-weight", "--mlp-ratios", "--order"} <= set(flags[1])
+
+
+def test_one_command_begins_and_goes_on(run, tmp_path):
+    command = ["search", *QUICK_SEARCH, "--out", tmp_path / "r", "--resume"]
+    first, again = run(*command), run(*command)
+    assert (first[0], again[:2]) == (0, first[:2])
+
+
+def test_a_genotype_file_is_read_once(searched, retrained):
+    settings = json.loads((retrained / "settings.json").read_text())["settings"]
+    assert settings["genotype"] + "\n" == (searched / "genotype.json").read_text()
+
+
 def images(root, *, broken=False):
     rng = np.random.default_rng(0)
     for name in "ab":
@@ -343,7 +363,6 @@ BAD_INPUT = [
     (["tf-search", "--jobs", "0", "--out", "OUT"], "jobs 0"),
     (["tf-search", "--out", "SEARCHED"], "exists already: add --resume"),
     (["tf-search", "--out", "SEARCHED", "--resume"], "holds a search run, a tf-search run is needed"),
-    (["tf-search", "--out", "TMP", "--resume"], "is no run directory"),
     (["export", "SEARCHED", "--format", "timm", "--out", "OUT"], "holds a search run, a retrain run is needed"),
     (["export", "RETRAINED", "--format", "tflite", "--out", "OUT"], "unknown format 'tflite'; known: safetensors"),
     (["export", "RETRAINED", "--format", "onnx", "--out", "SEARCHED"], "exists already: choose another --out"),

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import timm
 import torch
@@ -103,6 +105,19 @@ def test_agrees_with_the_counter_of_torch():
         with FlopCounterMode(display=False) as counter:
             model.eval()(torch.zeros(1, 3, 16, 16))
         assert counter.get_total_flops() == 2 * complexity(model, 16).macs
+
+
+@pytest.mark.parametrize("name", ["vit_b16", "dasvit-cifar10"])
+def test_agrees_with_fvcore_which_traces(name):
+    """It has no cost for fused attention: all the rest is what convention B counts."""
+    with warnings.catch_warnings():  # it calls what torch has begun to deprecate
+        warnings.simplefilter("ignore")
+        from fvcore.nn import FlopCountAnalysis
+
+        model = build(name, image_size=16, patch_size=4, dim=D, depth=2, num_classes=10).eval()
+        witness = FlopCountAnalysis(model, torch.zeros(1, 3, 16, 16)).unsupported_ops_warnings(False)
+        products = {kind: n for kind, n in witness.by_operator().items() if kind in ("conv", "linear")}
+    assert sum(products.values()) == complexity(model, 16, convention="B").macs
 
 
 def test_meta_device_counts_the_same_and_nothing_is_changed():

@@ -120,6 +120,7 @@ def test_a_repository_knows_better_than_the_environment(project, monkeypatch):
         ('    """A field."""\n', ""),
         ("[x, 1 + x]", "[\n        x,\n        (1 + x),\n    ]"),
         ('f"{y[0]:>{y[1]}}"', "f'{y[0]:>{y[1]}}'"),
+        ("def f(", "from .rooms import x\nimport y\n\ndef f("),
     ],
 )
 def test_words_and_layout_are_not_part_of_the_content(tmp_path, old, new):
@@ -185,6 +186,9 @@ def test_changed_names_what_says_something_else_or_is_gone(project):
     assert list(recorded) == ["benchmarks/gpu/common.py", "dasvit/space.py"]
     assert changed(recorded, project) == []
     (project / "dasvit" / "space.py").write_text("# moved\n" + MODULE)
+    assert changed(recorded, project) == []
+    (project / "dasvit" / "room").mkdir()
+    (project / "dasvit" / "space.py").rename(project / "dasvit" / "room" / "space.py")
     assert changed(recorded, project) == []
     (project / "dasvit" / "space.py").write_text(MODULE.replace("1 + x", "2 + x"))
     assert changed(recorded, project) == ["dasvit/space.py"]

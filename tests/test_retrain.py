@@ -3,9 +3,11 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, RetrainSettings, evaluate, retrain
 from dasvit.data import hold_out
@@ -72,6 +74,15 @@ def test_matrices_decay_and_nothing_else(few_digits, genotype):
     for name, parameter in job.network.named_parameters():
         matrix = parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
         assert decay[parameter] == (QUICK.weight_decay if matrix else 0), name
+
+
+def test_the_loss_is_given(few_digits):
+    """A loss of 0 trains nothing, and what is told of the test images stays the cross-entropy."""
+    idle = retrain(QUICK, few_digits, loss=lambda logits, labels: 0 * logits.sum())
+    assert [row["train_loss"] for row in idle.history] == [0] * QUICK.epochs
+    assert idle.accuracy["loss"] > 1
+    same = retrain(QUICK, few_digits, loss=partial(F.cross_entropy, label_smoothing=QUICK.label_smoothing))
+    assert same.accuracy == retrain(QUICK, few_digits).accuracy
 
 
 def test_mixup_wants_pairs_on_each_device():

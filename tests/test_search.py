@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dasvit import Data, DataSettings, FairnessSettings, Genotype, SearchSettings, SearchSpace, load_data, search
+from dasvit.fairness import fairness_term
 from dasvit.hardware import Hardware, make_fabric
 from dasvit.loop import Interrupted
 from dasvit.search import METHODS, SearchStage, draw_halves
@@ -102,6 +104,27 @@ def test_fairness_pulls_skip_down(images):
 
     assert skip(fair) < 0.8 * skip(free)
     assert free.history[0]["fairness"] == 0
+
+
+def test_loss_and_objective_are_given(images):
+    """The weights descend the loss, α the objective; what both are by default gives the same rows as saying so."""
+    settings = replace(QUICK, stages=((1, 8, 1),), accumulate=2)
+    expected = search(settings, images)
+
+    def objective(logits, labels, p, candidates):
+        return F.cross_entropy(logits, labels) + fairness_term(p, candidates, settings.fairness)
+
+    same = search(settings, images, loss=lambda logits, labels: F.cross_entropy(logits, labels), objective=objective)
+    assert untimed(same.history) == untimed(expected.history)
+
+    def cost(logits, labels, p, candidates):
+        parameters = [[float(op.spec.count(24, op.size)) for op in operations] for operations in candidates]
+        return (p * torch.tensor(parameters)).sum() / 1e3
+
+    cheap = search(replace(settings, alpha_lr=0.2), images, objective=cost)
+    assert all(operation.spec.count(24, operation.size) == 0 for _, operation in cheap.genotype.edges)
+    doubled = search(settings, images, loss=lambda logits, labels: 2 * F.cross_entropy(logits, labels))
+    assert doubled.history[0]["train_loss"] == pytest.approx(2 * expected.history[0]["train_loss"], rel=0.2)
 
 
 def test_the_same_seed_gives_the_same_search(images):
