@@ -296,10 +296,10 @@ def _tf_search(arguments: list[str]) -> None:
 def _plan(arguments: list[str]) -> None:
     from tqdm import tqdm
 
+    from .checks import check_sizes
     from .plan import fit, plan, step_seconds
     from .presets import SEARCH
     from .search import SearchSettings
-    from .vit import check_sizes
 
     given, changes = parse("plan", arguments, options.Plan, SearchSettings, first=_FIRST.split())
     limit = None if given.gpu_mem is None else _bytes(given.gpu_mem)

@@ -149,6 +149,30 @@ class _Position:
         return {"epoch": self.epoch, "step": self.step, "seconds": self.seconds, "totals": self.totals}
 
 
+class _Keeper:
+    """Saves where a job is, unless something is not finite any more.
+
+    Attributes:
+        again: When a large state may be saved after a short epoch again.
+    """
+
+    def __init__(self, job: Job, run: Run | None) -> None:
+        self.job, self.run, self.again = job, run, 0.0
+
+    def check(self, fault: str | None) -> None:
+        """Stop here if something is not finite."""
+        if fault is not None:
+            advice = "start again with a lower lr (in a search also alpha_lr), or with precision 32-true"
+            kept = f"; {self.run.last()}" if self.run is not None else ""
+            raise TrainingDivergedError(f"{self.job.title}: {fault}: {advice}{kept}")
+
+    def save(self, at: _Position) -> None:
+        """Write a checkpoint."""
+        if self.run is not None:
+            size = self.run.save({**at.state_dict(), "job": self.job.state_dict()}).stat().st_size
+            self.again = time.perf_counter() + (size / SAVE_RATE if size > LARGE else 0)
+
+
 def run_epochs(
     job: Job, run: Run | None = None, state: Mapping[str, Any] | None = None, *, progress: bool = False
 ) -> list[dict[str, Any]]:
@@ -168,50 +192,19 @@ def run_epochs(
         TrainingDivergedError: If a scalar or the state is not finite any more; such a state is not saved.
         RunFailedError: If the run directory cannot be written.
     """
-    at, rows = _Position(), []
+    at, rows, keeper = _Position(), [], _Keeper(job, run)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # the job before had a peak of its own
     if state is not None:
         at = _Position(**{k: state[k] for k in ("epoch", "step", "seconds", "totals")})
         job.load_state_dict(state["job"])
         set_random_states(state["random"])
-
-    def check(fault: str | None) -> None:
-        if fault is not None:
-            advice = "start again with a lower lr (in a search also alpha_lr), or with precision 32-true"
-            kept = f"; {run.last()}" if run is not None else ""
-            raise TrainingDivergedError(f"{job.title}: {fault}: {advice}{kept}")
-
-    again = 0.0
-
-    def save() -> None:
-        nonlocal again
-        if run is not None:
-            size = run.save({**at.state_dict(), "job": job.state_dict()}).stat().st_size
-            again = time.perf_counter() + (size / SAVE_RATE if size > LARGE else 0)
-
     done = at.epoch * job.steps + at.step
     bar = tqdm(total=job.epochs * job.steps, initial=done, desc=job.title, disable=None if progress else True)
     with bar, Signals() as signals:
         while at.epoch < job.epochs:
-            began = time.perf_counter()
-            for metrics in job.train(at.epoch, at.step):
-                at.add(metrics)
-                bar.update()
-                if at.due():
-                    check(at.fault())
-                signum = signals.agreed()
-                elapsed = time.perf_counter() - began
-                if signum is not None or elapsed > SAVE_SECONDS:
-                    check(at.fault() or _not_finite(job, at))
-                    at.seconds += elapsed
-                    save()
-                    if signum is not None:
-                        raise Interrupted(signum)
-                    began = time.perf_counter()
+            _steps(job, at, keeper, signals, bar)
             means = {k: float(v) / at.step for k, v in at.totals.items()}
-            at.seconds += time.perf_counter() - began
-            check(at.fault() or _not_finite(job, at))
             row = {**job.end_epoch(at.epoch, means), "seconds": round(at.seconds, 3), "bytes": peak_bytes()}
             rows.append(row)
             if run is not None:
@@ -219,13 +212,34 @@ def run_epochs(
             if progress:
                 bar.write(_line(job, at.epoch, row), file=sys.stderr)
             at = _Position(at.epoch + 1)
-            if due := at.epoch == job.epochs or time.perf_counter() > again:
-                save()
+            if due := at.epoch == job.epochs or time.perf_counter() > keeper.again:
+                keeper.save(at)
             if (signum := signals.agreed()) is not None:  # it came after the last step
                 if not due:
-                    save()
+                    keeper.save(at)
                 raise Interrupted(signum)
     return rows
+
+
+def _steps(job: Job, at: _Position, keeper: _Keeper, signals: Signals, bar: tqdm) -> None:
+    """Do the steps that are left of an epoch; on a signal save the state and stop."""
+    began = time.perf_counter()
+    for metrics in job.train(at.epoch, at.step):
+        at.add(metrics)
+        bar.update()
+        if at.due():
+            keeper.check(at.fault())
+        signum = signals.agreed()
+        elapsed = time.perf_counter() - began
+        if signum is not None or elapsed > SAVE_SECONDS:
+            keeper.check(at.fault() or _not_finite(job, at))
+            at.seconds += elapsed
+            keeper.save(at)
+            if signum is not None:
+                raise Interrupted(signum)
+            began = time.perf_counter()
+    at.seconds += time.perf_counter() - began
+    keeper.check(at.fault() or _not_finite(job, at))
 
 
 def check_state(state: Mapping[str, Any], job: Mapping[str, Any], *, epochs: int, steps: int, rows: int = 0) -> None:

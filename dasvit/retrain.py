@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from .checkpoint import expect
+from .checks import check_sizes, check_training
 from .data import Data, DataSettings, hold_out, load_data
 from .encoder import build, resolve
 from .hardware import Hardware, average, compile_network, make_fabric
@@ -33,10 +34,10 @@ from .loop import (
     run_epochs,
 )
 from .runs import Run, from_plain
-from .search import Loss, check_training
+from .search import Loss
 from .seeds import check_seed, derive
 from .space import Genotype
-from .vit import Init, VisionTransformer, check_sizes, weight_groups
+from .vit import Init, VisionTransformer, weight_groups
 
 ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_loss"), float)
 """What is logged of an epoch, and what else with validation images."""

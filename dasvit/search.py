@@ -17,6 +17,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from .bilevel import first_order_gradient, frozen, second_order_gradient
 from .checkpoint import expect
+from .checks import check_sizes, check_training
 from .data import Data, DataSettings
 from .fairness import FairnessSettings, fairness_term
 from .hardware import Hardware, average, compile_network, make_fabric, place
@@ -35,7 +36,7 @@ from .runs import Run
 from .seeds import check_seed, derive
 from .space import Genotype, Operation, SearchSpace, edge_name
 from .updates import UpdateInBackward
-from .vit import Init, check_sizes, weight_groups
+from .vit import Init, weight_groups
 
 Stage = tuple[int, int, int]
 """Depth in layers, operations kept on each edge, epochs."""
@@ -122,19 +123,6 @@ class SearchSettings:
     def ordering(self) -> int:
         """The seed of halves, order and distortions."""
         return self.seed if self.order_seed is None else self.order_seed
-
-
-def check_training(batch_size: int, lr: float, weight_decay: float) -> None:
-    """Check settings that every training has.
-
-    Raises:
-        ValueError: If one is out of range.
-    """
-    check_sizes(batch_size=batch_size)
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"learning rate {lr} is not above zero")
-    if not 0 <= weight_decay < float("inf"):
-        raise ValueError(f"weight_decay {weight_decay} is negative or infinite: use 0 or more")
 
 
 def plain_darts(settings: SearchSettings) -> SearchSettings:
@@ -395,6 +383,12 @@ def check_checkpoint(settings: SearchSettings, half: ImageSet, state: Mapping[st
     check_state(state, pattern, epochs=epochs, steps=steps, rows=sum(epochs for *_, epochs in earlier))
 
 
+def _saved(settings: SearchSettings, half: ImageSet, run: Run) -> dict[str, Any] | None:
+    """Return the state to go on from, with the log cut back to it."""
+    positions = [{"stage": i, "epoch": e} for i, (*_, n) in enumerate(settings.stages) for e in range(n)]
+    return run.load(partial(check_checkpoint, settings, half), partial(check_row, positions, ROW))
+
+
 def search(
     settings: SearchSettings,
     data: Data | ImageSet,
@@ -437,10 +431,7 @@ def search(
         opened = Run.open(run_dir, "search", settings, resume=resume)
     with opened or nullcontext() as run:
         fabric.launch()  # what cannot be run has failed before there are other processes
-        check = partial(check_checkpoint, settings, halves[0])
-        positions = [{"stage": i, "epoch": e} for i, (*_, n) in enumerate(settings.stages) for e in range(n)]
-        check_logged = partial(check_row, positions, ROW)
-        state = fabric.broadcast(run.load(check, check_logged) if run is not None and resume else None)
+        state = fabric.broadcast(_saved(settings, halves[0], run) if run is not None and resume else None)
         number, alpha = 0, None
         if state is not None:
             number, candidates = state["job"]["stage"], parse_candidates(state["job"]["candidates"])
@@ -452,9 +443,7 @@ def search(
             number, state = number + 1, None
             if number == len(settings.stages):
                 return SearchResult(supernet.genotype(), history, supernet)
-            candidates, columns = prune(supernet.alpha.detach(), candidates, settings.stages[number][1])
-            alpha = (
-                supernet.alpha.detach().gather(1, torch.tensor(columns, device=fabric.device))
-                if settings.carry_alpha
-                else None
-            )
+            alpha_now = supernet.alpha.detach()
+            candidates, columns = prune(alpha_now, candidates, settings.stages[number][1])
+            if settings.carry_alpha:
+                alpha = alpha_now.gather(1, torch.tensor(columns, device=fabric.device))

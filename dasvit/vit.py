@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .checks import check_sizes
 from .layers import Attention, Mlp, PatchEmbed, layer_norm
 
 Init = Literal["xavier", "trunc_normal"]
@@ -22,21 +23,6 @@ Init = Literal["xavier", "trunc_normal"]
 
 Pool = Literal["token", "mean"]
 """What is classified: the class token, or the mean of the patch tokens."""
-
-
-MAX_DEPTH, MAX_SIZE = 1000, 100_000
-
-
-def check_sizes(**sizes: int) -> None:
-    """Check sizes of a network by their names.
-
-    Raises:
-        ValueError: If one is below one or above all reason.
-    """
-    for name, value in sizes.items():
-        most = MAX_DEPTH if name == "depth" else MAX_SIZE
-        if not 1 <= value <= most:
-            raise ValueError(f"{name} {value} is " + ("below one" if value < 1 else f"too large: at most {most}"))
 
 
 class EncoderLayer(nn.Module):

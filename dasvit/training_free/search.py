@@ -16,11 +16,11 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..checkpoint import expect
+from ..checks import check_sizes
 from ..hardware import out_of_memory
 from ..loop import Signals
 from ..runs import Run, RunFailedError
 from ..seeds import check_seed
-from ..vit import check_sizes
 from .dss import Norms
 from .indicators import INDICATORS, Probe, score
 from .space import SPACES, Shape
