@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .lean import normalise
-from .operations import Grid
+from .operations import KINDS, Grid
 from .space import Edge, Genotype, Operation, edge_name
 from .vit import EncoderLayer, VisionTransformer
 
 _PUBLISHED = '{"format": 1, "nodes": [[[0, "mlp:0.5"], [1, "mlp:0.5"]], [[1, "mlp:0.5"], [2, "msa:HEADS"]]]}'
 Baseline = Literal["vit_b16"]
 BASELINE: Baseline = "vit_b16"
+BASELINE_HEADS, BASELINE_RATIO = 12, 4.0
 Architecture = Genotype | Baseline
 """A searched encoder, or the plain transformer."""
 MAX_TEXT = 100_000  # characters of a genotype file: the largest genotype has some thousand
@@ -127,9 +128,11 @@ def make_cell(genotype: Genotype, dim: int) -> Cell:
     return Cell({edge: make_operation(op, dim) for edge, op in genotype.edges}, genotype.inputs)
 
 
-def layer_parameters(genotype: Genotype, dim: int) -> int:
+def layer_parameters(architecture: Architecture, dim: int) -> int:
     """Return the number of parameters of one encoder layer, in closed form."""
-    return sum(operation.spec.count(dim, operation.size) for _, operation in genotype.edges)
+    if isinstance(architecture, Genotype):
+        return sum(operation.spec.count(dim, operation.size) for _, operation in architecture.edges)
+    return KINDS["msa"].count(dim, BASELINE_HEADS) + KINDS["mlp"].count(dim, BASELINE_RATIO)
 
 
 def resolve(name: str) -> Architecture:
@@ -181,7 +184,7 @@ def layer_maker(architecture: Architecture, dim: int) -> Callable[[], nn.Module]
     """Return what makes one encoder layer of an architecture."""
     if isinstance(architecture, Genotype):
         return partial(make_cell, architecture, dim)
-    return partial(EncoderLayer, dim, num_heads=12)
+    return partial(EncoderLayer, dim, BASELINE_HEADS, BASELINE_RATIO)
 
 
 def build(architecture: Genotype | str, *, depth: int = 12, dim: int = 768, **settings: Any) -> VisionTransformer:

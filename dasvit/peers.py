@@ -6,20 +6,20 @@ import random
 from dataclasses import replace
 from itertools import islice
 
-import torch
-
-from .encoder import BASELINE, layer_parameters
+from .encoder import BASELINE, layer_parameters, resolve
 from .images import ImageSet
-from .retrain import RetrainSettings, make_network
+from .retrain import RetrainSettings
 from .space import Genotype, SearchSpace
+from .vit import trunk_parameters
 
 TOLERANCE = 0.05  # of the parameters, for a random encoder "of equal size"
 
 
 def count_parameters(settings: RetrainSettings, images: ImageSet) -> int:
-    """Return the number of parameters of the network that the settings describe, without allocating it."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in make_network(settings, images).parameters())
+    """Return the number of parameters of the network that the settings describe, in closed form."""
+    sizes = {"image_size": settings.image_size, "patch_size": settings.patch_size}
+    trunk = trunk_parameters(settings.dim, in_channels=images.channels, num_classes=len(images.classes), **sizes)
+    return trunk + settings.depth * layer_parameters(resolve(settings.genotype), settings.dim)
 
 
 def random_peers(

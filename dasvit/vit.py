@@ -205,6 +205,12 @@ def weight_groups(network: VisionTransformer, weight_decay: float) -> list[dict[
     return [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
+def trunk_parameters(dim: int, *, image_size: int, patch_size: int, in_channels: int, num_classes: int) -> int:
+    """Return the parameters outside the layers: patch embedding, class token, positions, last norm, classifier."""
+    embedding, patches = in_channels * patch_size**2 + 1, (image_size // patch_size) ** 2
+    return dim * (embedding + 1 + (1 + patches) + 2) + (dim + 1) * num_classes
+
+
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Collect ``module.intermediates(*inputs)`` of every submodule that has this method, while it runs.

@@ -6,6 +6,7 @@ import pytest
 from dasvit import Genotype, RetrainSettings, SearchSpace, build
 from dasvit.encoder import layer_parameters
 from dasvit.peers import TOLERANCE, count_parameters, peers, random_peers
+from dasvit.retrain import make_network
 
 SETTINGS = RetrainSettings(dim=24, depth=2)
 FOUND = Genotype.from_json('{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}')
@@ -63,6 +64,13 @@ def test_a_space_too_large_to_be_listed_gives_different_functions_too(few_digits
     found = space.sample(random.Random(0))
     drawn = random_peers(found, SETTINGS, few_digits.train, count=3, space=space)
     assert len({found.formula, *(genotype.formula for genotype in drawn)}) == 4
+
+
+@pytest.mark.parametrize("genotype", ["vit_b16", "dasvit-cifar10"])
+def test_parameters_are_those_of_the_network(genotype, few_digits):
+    settings = replace(SETTINGS, genotype=genotype)
+    network = make_network(settings, few_digits.train)
+    assert count_parameters(settings, few_digits.train) == sum(p.numel() for p in network.parameters())
 
 
 def test_parameters_of_a_layer_are_those_of_the_module():

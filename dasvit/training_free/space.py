@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..autoformer import HEAD_DIM, MAX_DISTANCE, build_autoformer
 from ..encoder import build, layer_parameters
 from ..space import SearchSpace
-from ..vit import Init, VisionTransformer
+from ..vit import Init, VisionTransformer, trunk_parameters
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Shape:
     in_channels: int = 3
     num_classes: int = 1000
     seed: int = 0
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """All but the seed, as a network is told."""
+        return {k: v for k, v in asdict(self).items() if k != "seed"}
 
 
 class Space(Protocol):
@@ -171,7 +176,7 @@ class AutoFormerSpace:
     def parameters(self, number: int, shape: Shape) -> int:
         """Return the number of parameters of a network without building it."""
         c = self[number]
-        total = _trunk_parameters(c.dim, shape)
+        total = trunk_parameters(c.dim, **shape.sizes)
         for heads, ratio in zip(c.num_heads, c.mlp_ratios, strict=True):
             width, hidden = heads * self.head_dim, int(c.dim * ratio)
             total += 4 * c.dim * width + 3 * width + c.dim + 2 * c.dim * hidden + hidden + c.dim + 4 * c.dim
@@ -198,16 +203,8 @@ class AutoFormerSpace:
     def _make(
         self, dim: int, num_heads: Sequence[int], mlp_ratios: Sequence[float], shape: Shape, init: Init
     ) -> VisionTransformer:
-        settings = {k: v for k, v in asdict(shape).items() if k != "seed"}
-        settings |= {"head_dim": self.head_dim, "relative_position": self.relative_position, "init": init}
-        return build_autoformer(dim, num_heads, mlp_ratios, **settings)
-
-
-def _trunk_parameters(dim: int, shape: Shape) -> int:
-    """Return the parameters outside the layers: patch embedding, class token, positions, last norm, classifier."""
-    patches = (shape.image_size // shape.patch_size) ** 2
-    embedding = shape.in_channels * shape.patch_size**2 + 1
-    return dim * (embedding + 1 + (1 + patches) + 2) + (dim + 1) * shape.num_classes
+        how: dict[str, Any] = {"head_dim": self.head_dim, "relative_position": self.relative_position, "init": init}
+        return build_autoformer(dim, num_heads, mlp_ratios, **shape.sizes, **how)
 
 
 def _part(space: AutoFormerSpace, shape: Shape, dim: int, index: int, choice: tuple[int, float]) -> VisionTransformer:
@@ -284,7 +281,7 @@ class DasvitSpace:
     def parameters(self, number: int, shape: Shape) -> int:
         """Return the number of parameters of a network without building it."""
         layer = layer_parameters(self.space[number], self.dim)
-        return _trunk_parameters(self.dim, shape) + self.depth * layer
+        return trunk_parameters(self.dim, **shape.sizes) + self.depth * layer
 
     def build(self, number: int, shape: Shape) -> VisionTransformer:
         """Return a network with weights drawn by ``shape.seed``."""
@@ -293,8 +290,7 @@ class DasvitSpace:
             return self._make(number, shape).requires_grad_(False)
 
     def _make(self, number: int, shape: Shape) -> VisionTransformer:
-        sizes = {k: v for k, v in asdict(shape).items() if k != "seed"}
-        return build(self.space[number], dim=self.dim, depth=self.depth, **sizes)
+        return build(self.space[number], dim=self.dim, depth=self.depth, **shape.sizes)
 
 
 SPACES: dict[str, Space] = {
