@@ -180,6 +180,6 @@ def test_the_command_tells_what_to_turn(capsys):
 @pytest.mark.parametrize("memory", ["", "24X", "many", "-3G", "0"])
 def test_an_amount_of_memory_is_checked(memory, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["plan", "--gpu-mem", memory])
+        main(["plan", f"--gpu-mem={memory}"])
     assert stop.value.code == 2
     assert "write e.g. 24G" in capsys.readouterr().err
