@@ -36,7 +36,7 @@ class Shape:
     seed: int = 0
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """All but the seed, as a network is told."""
         return {k: v for k, v in asdict(self).items() if k != "seed"}
 
@@ -204,7 +204,7 @@ class AutoFormerSpace:
         self, dim: int, num_heads: Sequence[int], mlp_ratios: Sequence[float], shape: Shape, init: Init
     ) -> VisionTransformer:
         how: dict[str, Any] = {"head_dim": self.head_dim, "relative_position": self.relative_position, "init": init}
-        return build_autoformer(dim, num_heads, mlp_ratios, **shape.sizes, **how)
+        return build_autoformer(dim, num_heads, mlp_ratios, **how, **shape.sizes)
 
 
 def _part(space: AutoFormerSpace, shape: Shape, dim: int, index: int, choice: tuple[int, float]) -> VisionTransformer:
