@@ -294,12 +294,14 @@ def _line(job: Job, epoch: int, row: Mapping[str, Any]) -> str:
 def weight_groups(network: VisionTransformer, weight_decay: float) -> list[dict[str, Any]]:
     """Return the weights of a network for its optimiser: matrices decay; norms, biases, positions, class token do not.
 
-    Decay pulls towards zero: a matrix towards a simpler map, a norm's scale or a position towards nothing sensible.
+    What asks for no gradient is left out. Decay pulls towards zero: a matrix towards a simpler map, a norm's scale or a
+    position towards nothing sensible.
     """
     exempt = network.no_weight_decay()
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for name, weight in network.named_parameters():
-        groups[weight.ndim > 1 and name not in exempt].append(weight)
+        if weight.requires_grad:
+            groups[weight.ndim > 1 and name not in exempt].append(weight)
     kept, decayed = groups
     return [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 

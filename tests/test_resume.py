@@ -29,7 +29,7 @@ POINTS = {
     ("retrain", "first step"): Fault("dasvit.loop:_Position.add"),
     ("retrain", "middle of an epoch"): Fault("dasvit.loop:_Position.add", 5),
     ("retrain", "evaluation"): Fault("dasvit.retrain:evaluate", 2),
-    ("retrain", "middle of evaluation"): Fault("dasvit.retrain:multiclass_accuracy", 4),
+    ("retrain", "middle of evaluation"): Fault("dasvit.retrain:measures", 2),
     ("retrain", "checkpoint written by half"): CHECKPOINT_TORN,
     ("tf-search", "first network"): Fault("dasvit.training_free.search:score_number"),
     ("tf-search", "middle of a network"): Fault("dasvit.training_free.search:score", 7),
