@@ -152,13 +152,13 @@ def test_the_paper_fits_where_plain_darts_does_not():
 
 
 def test_the_command_tells_what_to_turn(capsys):
-    sizes = "--batch 2 --image-size 16 --dim 48 --keep-ratio 1 --stages 1 8 1"
+    sizes = "--batch 2 --image-size 16 --dim 24 --keep-ratio 1 --heads 4 --mlp-ratios 1 --stages 1 4 1"
     flags = ["plan", "--memory-only", "--precision", "32-true", *sizes.split()]
     with pytest.raises(SystemExit) as stop:
         main([*flags, "--json"])
     assert stop.value.code == 0
     told = json.loads(capsys.readouterr().out)
-    assert [(row["depth"], row["operations"]) for row in told["stages"]] == [(1, 8)]
+    assert [(row["depth"], row["operations"]) for row in told["stages"]] == [(1, 4)]
     assert told["fits"] == {"flags": "", "bytes": max(row["most_bytes"] for row in told["stages"])}
     with pytest.raises(SystemExit):
         main([*flags, "--gpu-mem", f"{told['fits']['bytes'] - 1}B"])
