@@ -6,7 +6,9 @@ BIN    := $(VENV)/bin
 EXTRAS ?= book,test
 # Chapters and tests run JOBS at a time, on one thread each: a number does not depend on the number of cores.
 JOBS   ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --nbmake
+# A module is one worker's, which makes its fixtures once.
+WORKERS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest $(WORKERS) --nbmake
 
 export OMP_NUM_THREADS = 1
 # A chapter that passed is not run again while its cells, the package, the results and the versions are the same.
@@ -42,7 +44,7 @@ test: $(VENV)/.stamp
 
 # The oldest torch that is allowed: what is quick, and what it could compute otherwise.
 oldest: $(OLDEST)/.stamp
-	$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -q -m "not long or torch" tests/
+	$(OLDEST)/bin/python -m pytest $(WORKERS) -q -m "not long or torch" tests/
 
 # The long ones, each with a result in book/results: 100,000 inputs for each reader, an hour of interrupted searches.
 fuzz: $(VENV)/.stamp

@@ -81,8 +81,7 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
 def pytest_collection_modifyitems(items):
     """Put long ones first, so that no worker waits long for the other at the end.
 
-    The chapters, then the longest modules, then the rendered book, which shows the chapters' outputs. A module is one
-    worker's, which makes its fixtures once.
+    The chapters, then the longest modules, and among them, when all chapters are done, the rendered book.
     """
     long = list(LONG)
 
@@ -99,5 +98,3 @@ def pytest_collection_modifyitems(items):
             item.add_marker("long")
         if LONG.get(name):
             item.add_marker("torch")
-        if not any(item.iter_markers("xdist_group")):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))

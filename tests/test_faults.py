@@ -21,8 +21,6 @@ from victim import COMMANDS, KILL, Fault, comes_to_the_same_end, disturbed, left
 from dasvit.hardware import out_of_memory
 from dasvit.runs import Run
 
-pytestmark = pytest.mark.xdist_group("processes")  # one worker's, which imports torch for them once
-
 SEARCH = COMMANDS["search"]
 STEP = "dasvit.search:SearchStage._weight_step"
 

@@ -8,8 +8,6 @@ from victim import COMMANDS, INT, KILL, TERM, Fault, comes_to_the_same_end, dist
 
 from dasvit.runs import Run
 
-pytestmark = pytest.mark.xdist_group("processes")  # one worker's, which imports torch for them once
-
 SEARCH = "dasvit.search:"
 CHECKPOINT_TORN = Fault("dasvit.checkpoint:settle", 2, torn="checkpoints/*.part")
 POINTS = {
