@@ -1,14 +1,18 @@
-# `make book` builds the book, `make test` checks everything, `make gpu` measures; all from a bare checkout.
+# `make check` is quick, `make test` checks everything, `make book` builds the book, `make gpu` measures; all from a bare
+# checkout.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 EXTRAS ?= book,test
 # Chapters and tests run JOBS at a time, on one thread each: a number does not depend on the number of cores.
 JOBS   ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --nbmake
+# A module is one worker's, which makes its fixtures once.
+WORKERS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest $(WORKERS) --nbmake
 
 export OMP_NUM_THREADS = 1
-
+# A chapter that passed is not run again while its cells, the package, the results and the versions are the same.
+export DASVIT_REUSE = 1
 export PYTHONHASHSEED = 0
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 export JUPYTER_PREFER_ENV_PATH = 1
@@ -19,18 +23,28 @@ export MPLCONFIGDIR = $(CURDIR)/_build/.mpl
 STEPS     ?= memory search darts retrain speed book
 GPU_FLAGS ?=
 
-.PHONY: book test fuzz soak gpu lint format clean
+OLDEST := .venv-oldest
+
+.PHONY: book check test oldest fuzz soak gpu lint format clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
 book: $(VENV)/.stamp
 	rm -rf _build/html
-	DASVIT_REUSE=1 $(PYTEST) book/
+	$(PYTEST) book/
 	$(BIN)/jupyter-book build -W -n --keep-going --all .
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
+# After every change: style, types, and the tests that do not take long.
+check: lint
+	$(PYTEST) -q -m "not long" tests/
+
 test: $(VENV)/.stamp
 	$(PYTEST) book/ tests/
+
+# The oldest torch that is allowed: what is quick, and what it could compute otherwise.
+oldest: $(OLDEST)/.stamp
+	$(OLDEST)/bin/python -m pytest $(WORKERS) -q -m "not long or torch" tests/
 
 # The long ones, each with a result in book/results: 100,000 inputs for each reader, an hour of interrupted searches.
 fuzz: $(VENV)/.stamp
@@ -64,6 +78,14 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# What pyproject.toml allows at least, of torch and torchvision; of all else, the tested set.
+$(OLDEST)/.stamp: pyproject.toml constraints.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	grep -v '^torch' constraints.txt > $(OLDEST)/constraints.txt
+	sed -nE 's/^ *"(torch|torchvision)>=([0-9.]+)",/\1==\2/p' pyproject.toml >> $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet -c $(OLDEST)/constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""Chapters that pass under nbmake are kept for the book build, and the costly tests are put in order."""
+"""Chapters that pass under nbmake are kept for the book build, and what takes long begins first."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
+CHAPTERS = ("06", "04", "05", "07", "08", "09", "03", "01", "10", "02")  # the longest first
 
 
 def pytest_configure(config):
@@ -59,13 +60,41 @@ def keeping_outputs(execute):
     return run
 
 
+LONG = {  # modules whose tests take long, the longest first; True: torch's own changes could show in them
+    "pairs": True,
+    "faults": False,
+    "resume": False,
+    "zoo": False,
+    "plan": True,
+    "gpu_benchmarks": False,
+    "search": True,
+    "memory_benchmark": False,
+    "untrusted": False,
+    "cli": False,
+    "rendered": False,
+    "tf_search": False,
+    "golden": True,
+    "real_images": False,
+}
+
+
 def pytest_collection_modifyitems(items):
-    """Chapters first (they are long); last, on one worker, the rendered book (it shows their outputs)."""
+    """Put long ones first, so that no worker waits long for the other at the end.
+
+    The chapters, then the longest modules, and among them, when all chapters are done, the rendered book.
+    """
+    long = list(LONG)
 
     def turn(item):
-        return 0 if item.path.suffix == ".ipynb" else 2 if item.path.name == "test_rendered.py" else 1
+        if item.path.suffix == ".ipynb":
+            return 0, CHAPTERS.index(item.path.stem[:2]) if item.path.stem[:2] in CHAPTERS else -1
+        name = item.path.stem.removeprefix("test_")
+        return 1, long.index(name) if name in long else len(long)
 
     items.sort(key=turn)
     for item in items:
-        if turn(item) == 2:
-            item.add_marker(pytest.mark.xdist_group("rendered"))
+        name = item.path.stem.removeprefix("test_")
+        if name in LONG or item.path.suffix == ".ipynb":
+            item.add_marker("long")
+        if LONG.get(name):
+            item.add_marker("torch")

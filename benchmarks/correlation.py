@@ -65,7 +65,7 @@ def settings_of(args: Correlate) -> RetrainSettings:
     """Return the settings of training: every image trains, nothing is chosen here."""
     _, train = SCALES[args.name].settings(args.data)
     train = replace(train, val_share=0.0)
-    return replace(train, epochs=args.epochs, warmup_epochs=max(1, args.epochs // 10)) if args.epochs else train
+    return replace(train, epochs=args.epochs, warmup_epochs=args.epochs // 10) if args.epochs else train
 
 
 def row_of(number: int, settings: RetrainSettings, data: Data, args: Correlate) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def source(*declared: str) -> dict[str, Any]:
         declared: What the result depends on beside the modules of this process, as for
             :func:`dasvit.provenance.modules`.
     """
-    words = list(sys.argv[1:])
+    words = [word for word in sys.argv[1:] if not word.startswith("--out=")]
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
     script, here = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parent

@@ -359,7 +359,7 @@ BAD_INPUT = [
     (["tf-search"], "--out"),
     (["tf-search", "--space", "resnets", "--out", "OUT"], "unknown space 'resnets'; known: autoformer-t"),
     (["tf-search", "--samples", "0", "--out", "OUT"], "samples 0 is outside 1"),
-    (["tf-search", "--min-params", "99", "--out", "OUT"], "only 0 of 1000 networks found"),
+    (["tf-search", "--samples", "9", "--min-params", "99", "--out", "OUT"], "only 0 of 9 networks found"),
     (["tf-search", "--jobs", "0", "--out", "OUT"], "jobs 0"),
     (["tf-search", "--out", "SEARCHED"], "exists already: add --resume"),
     (["tf-search", "--out", "SEARCHED", "--resume"], "holds a search run, a tf-search run is needed"),

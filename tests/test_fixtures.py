@@ -14,8 +14,6 @@ from victim import TERM, Fault, disturbed
 from dasvit.checkpoint import VERSION
 from dasvit.runs import Run
 
-pytestmark = pytest.mark.xdist_group("processes")  # one worker's, which imports torch for them once
-
 FIXTURES = Path(__file__).parent / "fixtures"
 SIZES = "--train-images 40 --batch-size 10 --patch-size 4 --dim 4 --device cpu"
 SEARCH = f"search {SIZES} --heads 1 --mlp-ratios 0.5 --nodes 1 --keep 1 --stages 1 4 2"

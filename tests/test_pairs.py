@@ -17,8 +17,6 @@ from dasvit.hardware import make_fabric
 from dasvit.layers import Attention, Mlp
 from dasvit.search import SearchStage, draw_halves
 
-pytestmark = pytest.mark.xdist_group("pairs")  # one worker's: their searches are run once
-
 PAIRS = ["+".join(features) for n in (1, 2) for features in itertools.combinations(FEATURES, n)]
 STEPS = 6
 

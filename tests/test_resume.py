@@ -1,13 +1,12 @@
 """Processes that are killed or stopped where it hurts, and resumed: they end as if nobody had disturbed them."""
 
+import itertools
 import signal
 
 import pytest
 from victim import COMMANDS, INT, KILL, TERM, Fault, comes_to_the_same_end, disturbed
 
 from dasvit.runs import Run
-
-pytestmark = pytest.mark.xdist_group("processes")  # one worker's, which imports torch for them once
 
 SEARCH = "dasvit.search:"
 CHECKPOINT_TORN = Fault("dasvit.checkpoint:settle", 2, torn="checkpoints/*.part")
@@ -57,8 +56,16 @@ def test_killed(command, where, undisturbed, tmp_path):
     comes_to_the_same_end(COMMANDS[command], tmp_path / "run", undisturbed[command])
 
 
-@named(STOPS)
-@pytest.mark.parametrize("action", [TERM, INT], ids=["SIGTERM", "SIGINT"])
+SIGNALS = itertools.cycle([TERM, INT])
+
+
+@pytest.mark.parametrize(
+    ("command", "where", "action"),
+    [
+        pytest.param(*key, action, id=", ".join([*key, action.args[0].name]))
+        for key, action in zip(STOPS, SIGNALS, strict=False)
+    ],
+)
 def test_stopped(command, where, action, undisturbed, tmp_path):
     code, log = disturbed(COMMANDS[command], tmp_path / "run", STOPS[command, where], action)
     (signum,) = action.args
