@@ -7,8 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 CHAPTERS = ("06", "04", "05", "07", "08", "09", "03", "01", "10", "02")  # the longest first
