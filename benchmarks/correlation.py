@@ -25,12 +25,12 @@ from scales import SCALES
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from dasvit.data import Data, load_data
-from dasvit.hardware import make_fabric
-from dasvit.loop import run_epochs
-from dasvit.retrain import Retraining, RetrainSettings, evaluate
-from dasvit.runs import as_plain
-from dasvit.seeds import derive
+from dasvit.data.sources import Data, load_data
+from dasvit.engine.hardware import make_fabric
+from dasvit.engine.loop import run_epochs
+from dasvit.engine.runs import as_plain
+from dasvit.engine.seeds import derive
+from dasvit.retraining import Retraining, RetrainSettings, evaluate
 from dasvit.training_free import INDICATORS, SPACES, Probe, Shape, TFSearchSettings, score
 from dasvit.training_free.search import draw
 from dasvit.vit import VisionTransformer

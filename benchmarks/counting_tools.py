@@ -30,7 +30,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from dasvit.complexity import complexity
+from dasvit.counting import complexity
 from dasvit.encoder import build
 from dasvit.layers import Attention
 from dasvit.zoo import IMAGE_SIZE, TABLE_1

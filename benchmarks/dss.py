@@ -28,9 +28,9 @@ from plain_dss import plain_dss
 from tqdm import tqdm
 
 from dasvit.autoformer import HEAD_DIM, build_autoformer
-from dasvit.complexity import complexity
+from dasvit.counting import complexity
 from dasvit.training_free import DSS, SPACES, AutoFormerSpace, Shape, dss
-from dasvit.training_free.dss import Norms, nuclear_norm
+from dasvit.training_free.diversity import Norms, nuclear_norm
 from dasvit.vit import VisionTransformer
 
 

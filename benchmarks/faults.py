@@ -32,12 +32,14 @@ from measure import begin, write
 from tqdm import tqdm
 
 from dasvit import cli
-from dasvit.runs import Run
+from dasvit.engine.runs import Run
 
 SEARCH = "search --preset tiny --train-images 400 --stages 2 8 1 4 5 1 6 3 1 --device cpu"
 
 FORKS = multiprocessing.get_context("forkserver")  # what is imported once need not be imported by each process
-FORKS.set_forkserver_preload(["dasvit.data", "dasvit.search", "dasvit.retrain", "dasvit.presets", "dasvit.plot"])
+FORKS.set_forkserver_preload(
+    ["dasvit.data.sources", "dasvit.searching", "dasvit.retraining", "dasvit.presets", "dasvit.plot"]
+)
 
 
 @dataclass(frozen=True)

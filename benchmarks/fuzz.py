@@ -64,8 +64,8 @@ class Fuzz:
 def readers() -> dict[str, tuple[Callable[[str], Any], Callable[[Any], str], list[str]]]:
     """Return by name what reads a text, what writes the result, and valid texts to start from."""
     from dasvit import Genotype, RetrainSettings, SearchSettings, genotypes
+    from dasvit.engine.runs import as_plain, from_plain
     from dasvit.presets import RETRAIN, SEARCH
-    from dasvit.runs import as_plain, from_plain
     from dasvit.training_free import TFSearchSettings
 
     def settings(cls: type, *starts: Any) -> tuple[Callable[[str], Any], Callable[[Any], str], list[str]]:

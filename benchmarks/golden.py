@@ -20,10 +20,10 @@ import tyro
 from measure import begin, write
 
 from dasvit import load_data
-from dasvit.hardware import Hardware, make_fabric
+from dasvit.engine.hardware import Hardware, make_fabric
+from dasvit.engine.provenance import provenance
 from dasvit.presets import SEARCH
-from dasvit.provenance import provenance
-from dasvit.search import SearchStage, draw_halves
+from dasvit.searching import SearchStage, draw_halves
 
 STEPS, LOSSES = 20, ("train_loss", "val_loss", "fairness")
 FILE = Path(__file__).resolve().parents[1] / "tests/fixtures/golden_tiny.json"

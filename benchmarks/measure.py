@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dasvit.provenance import all_code, changed, modules, provenance
-from dasvit.runs import Run
+from dasvit.engine.provenance import all_code, changed, modules, provenance
+from dasvit.engine.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ("book/results", "tests/fixtures")  # what is written there is committed
@@ -84,7 +84,7 @@ def source(*declared: str) -> dict[str, Any]:
 
     Args:
         declared: What the result depends on beside the modules of this process, as for
-            :func:`dasvit.provenance.modules`.
+            :func:`dasvit.engine.provenance.modules`.
     """
     words = [word for word in sys.argv[1:] if not word.startswith("--out=")]
     if "--out" in words:
@@ -103,7 +103,8 @@ def write(path: Path, result: Mapping[str, Any], start: float, *declared: str) -
         path: The file.
         result: What has been measured.
         start: By ``time.perf_counter()``.
-        declared: What it depends on beside the modules of this process, as for :func:`dasvit.provenance.modules`.
+        declared: What it depends on beside the modules of this process, as for
+            :func:`dasvit.engine.provenance.modules`.
     """
     told = {"provenance": source(*declared) | {"wall_seconds": time.perf_counter() - start}, **result}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def resumable(path: Path, command: str, settings: Any, *declared: str) -> Run:
         command: What runs in it.
         settings: All that its rows depend on; a settings dataclass or a mapping.
         declared: Code that they depend on beside the modules of this process, as for
-            :func:`dasvit.provenance.modules`.
+            :func:`dasvit.engine.provenance.modules`.
     """
     with one_line():
         run = Run.open(path, command, settings, resume=True)

@@ -25,12 +25,12 @@ from torch import nn
 from tqdm import tqdm
 
 from dasvit import Genotype, SearchSpace
-from dasvit.data import load_data
+from dasvit.data.sources import load_data
 from dasvit.encoder import resolve
+from dasvit.engine.runs import Run
 from dasvit.formula import Formula
 from dasvit.peers import TOLERANCE, count_parameters
-from dasvit.retrain import make_network, retrain
-from dasvit.runs import Run
+from dasvit.retraining import make_network, retrain
 from dasvit.training_free import Probe, Shape, TFSearchSettings, score
 from dasvit.training_free.search import score_number
 

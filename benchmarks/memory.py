@@ -25,12 +25,12 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from tqdm import tqdm
 
+from dasvit.engine.hardware import Hardware, make_fabric, place
+from dasvit.engine.memory import LiveBytes, saved_bytes
 from dasvit.fairness import fairness_term
-from dasvit.hardware import Hardware, make_fabric, place
-from dasvit.memory import LiveBytes, saved_bytes
 from dasvit.plan import Choice, survivors, unseen
 from dasvit.presets import SEARCH
-from dasvit.search import SearchSettings, SearchStage, make_supernet
+from dasvit.searching import SearchSettings, SearchStage, make_supernet
 
 CLASSES = 10
 

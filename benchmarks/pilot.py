@@ -28,12 +28,12 @@ from scales import SCALES
 from scipy import stats
 from tqdm import tqdm
 
-from dasvit.data import hold_out, load_data
-from dasvit.hardware import make_fabric
-from dasvit.images import Augmentation, ImageSet
-from dasvit.loop import run_epochs
-from dasvit.retrain import Retraining, RetrainSettings, classify, measures
-from dasvit.seeds import derive
+from dasvit.data.images import Augmentation, ImageSet
+from dasvit.data.sources import hold_out, load_data
+from dasvit.engine.hardware import make_fabric
+from dasvit.engine.loop import run_epochs
+from dasvit.engine.seeds import derive
+from dasvit.retraining import Retraining, RetrainSettings, classify, measures
 from dasvit.space import SearchSpace
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -20,10 +20,10 @@ from measure import begin, write
 from supernet import SCALES
 from tqdm import tqdm
 
-from dasvit.hardware import Hardware, make_fabric
-from dasvit.memory import LiveBytes
+from dasvit.engine.hardware import Hardware, make_fabric
+from dasvit.engine.memory import LiveBytes
 from dasvit.plan import plan_stage, step_seconds, survivors, unseen
-from dasvit.search import SearchSettings, SearchStage
+from dasvit.searching import SearchSettings, SearchStage
 
 SIZES = {scale: SCALES[scale] | {"batch_size": batch} for scale, batch in (("tiny", 64), ("small", 32), ("base", 8))}
 WAYS: dict[str, dict[str, Any]] = {

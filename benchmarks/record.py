@@ -28,12 +28,12 @@ from scales import SCALES
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from dasvit.complexity import complexity
-from dasvit.data import Data, load_data
+from dasvit.counting import complexity
+from dasvit.data.sources import Data, load_data
+from dasvit.engine.runs import as_plain
 from dasvit.peers import peers, random_peers
-from dasvit.retrain import RetrainSettings, make_network, retrain
-from dasvit.runs import as_plain
-from dasvit.search import SearchResult, SearchSettings, search
+from dasvit.retraining import RetrainSettings, make_network, retrain
+from dasvit.searching import SearchResult, SearchSettings, search
 from dasvit.space import Genotype
 
 CLOSE = 0.05  # of the operations: within it equal epochs are equal operations

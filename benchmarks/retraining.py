@@ -26,9 +26,9 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 from tqdm import tqdm
 
-from dasvit.hardware import Hardware, make_fabric
-from dasvit.images import Batch, ImageSet
-from dasvit.retrain import Retraining, RetrainSettings
+from dasvit.data.images import Batch, ImageSet
+from dasvit.engine.hardware import Hardware, make_fabric
+from dasvit.retraining import Retraining, RetrainSettings
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"dim": 96, "depth": 6, "image_size": 16, "patch_size": 4, "batch_size": 64},

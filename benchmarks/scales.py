@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dasvit.hardware import Hardware
+from dasvit.engine.hardware import Hardware
 from dasvit.presets import RETRAIN, SEARCH
-from dasvit.retrain import RetrainSettings
-from dasvit.search import SearchSettings
+from dasvit.retraining import RetrainSettings
+from dasvit.searching import SearchSettings
 
 HARDWARE = Hardware("cpu", "32-true")
 

@@ -35,9 +35,9 @@ from scipy.stats import theilslopes
 from tqdm import tqdm
 
 from dasvit import DataSettings, SearchResult, SearchSettings, load_data, search
-from dasvit.hardware import Hardware
-from dasvit.images import Batch, ImageSet
-from dasvit.loop import Interrupted
+from dasvit.data.images import Batch, ImageSet
+from dasvit.engine.hardware import Hardware
+from dasvit.engine.loop import Interrupted
 
 SETTINGS = SearchSettings(dim=24, stages=((1, 8, 2), (2, 5, 1), (2, 3, 1)), hardware=Hardware("cpu"))
 WARM_UP = 1 / 6  # of the time

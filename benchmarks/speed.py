@@ -20,8 +20,8 @@ import tyro
 from measure import begin, interleaved, write
 from torch import nn
 
-from dasvit.complexity import complexity
-from dasvit.memory import peak_live_bytes
+from dasvit.counting import complexity
+from dasvit.engine.memory import peak_live_bytes
 from dasvit.zoo import IMAGE_SIZE, TABLE_1
 
 

@@ -25,12 +25,12 @@ from plain_supernet import PlainSupernet, plain_steps
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from dasvit.data.images import ImageSet
+from dasvit.engine.hardware import Hardware, make_fabric
+from dasvit.engine.memory import peak_live_bytes, saved_bytes
 from dasvit.fairness import fairness_term
-from dasvit.hardware import Hardware, make_fabric
-from dasvit.images import ImageSet
-from dasvit.memory import peak_live_bytes, saved_bytes
 from dasvit.plan import survivors
-from dasvit.search import SearchSettings, SearchStage
+from dasvit.searching import SearchSettings, SearchStage
 
 SCALES: dict[str, dict[str, int]] = {
     "tiny": {"dim": 96, "image_size": 16, "patch_size": 4, "batch_size": 64},  # 17 tokens

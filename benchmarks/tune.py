@@ -25,14 +25,14 @@ from measure import begin, one_line, resumable, write
 from scales import SCALES
 from tyro.conf import Positional
 
-from dasvit.data import Data, load_data
+from dasvit.data.images import Augmentation
+from dasvit.data.sources import Data, load_data
 from dasvit.encoder import BASELINE, genotypes
-from dasvit.hardware import make_fabric
-from dasvit.images import Augmentation
-from dasvit.loop import run_epochs
+from dasvit.engine.hardware import make_fabric
+from dasvit.engine.loop import run_epochs
 from dasvit.peers import random_peers
-from dasvit.retrain import Retraining, RetrainSettings
-from dasvit.search import SearchSettings, search
+from dasvit.retraining import Retraining, RetrainSettings
+from dasvit.searching import SearchSettings, search
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 AUGMENTATIONS = {

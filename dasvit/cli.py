@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from . import options
-from .flags import changed, parse
+from .engine.flags import changed, parse
 
 T = TypeVar("T")
 
@@ -54,8 +54,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def _cause(error: Exception, command: str) -> str:
     """Return what made a run fail from outside; an error that has no such cause is a bug and raised again."""
-    from .hardware import out_of_memory
-    from .runs import RunFailedError
+    from .engine.hardware import out_of_memory
+    from .engine.runs import RunFailedError
 
     if isinstance(error, RunFailedError):
         return str(error)
@@ -98,7 +98,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _stored(cls: type[T], command: str, given: Any) -> T | None:
     """Return the settings of the run to be resumed; none if nothing began yet."""
-    from .runs import Run, from_plain
+    from .engine.runs import Run, from_plain
 
     run = Run(given.out)
     return from_plain(cls, run.settings(command)) if given.resume and not run.unstarted else None
@@ -115,12 +115,12 @@ def _preset(presets: Mapping[str, T], name: str | None, changes: Mapping[str, An
 def _search(arguments: list[str]) -> None:
     from lightning_fabric.utilities import rank_zero_only
 
-    from .data import load_data
-    from .hardware import out_of_memory
+    from .data.sources import load_data
+    from .engine.hardware import out_of_memory
+    from .engine.runs import RunFailedError
     from .plan import advice
     from .presets import SEARCH
-    from .runs import RunFailedError
-    from .search import METHODS, SearchSettings, search
+    from .searching import METHODS, SearchSettings, search
 
     given, changes = parse("search", arguments, options.Search, SearchSettings, first=_FIRST.split())
     if given.method not in METHODS:
@@ -141,10 +141,10 @@ def _search(arguments: list[str]) -> None:
 def _retrain(arguments: list[str]) -> None:
     from lightning_fabric.utilities import rank_zero_only
 
-    from .data import load_data
+    from .data.sources import load_data
     from .encoder import as_text
     from .presets import RETRAIN
-    from .retrain import RetrainSettings, retrain
+    from .retraining import RetrainSettings, retrain
 
     given, changes = parse("retrain", arguments, options.Retrain, RetrainSettings, first=_FIRST.split())
     if "genotype" in changes:
@@ -162,8 +162,8 @@ def _print_accuracy(accuracy: dict[str, float], count: int) -> None:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    from .hardware import make_fabric
-    from .retrain import evaluate, load_trained
+    from .engine.hardware import make_fabric
+    from .retraining import evaluate, load_trained
 
     given, _ = parse("evaluate", arguments, options.Evaluate)
     network, settings, data = load_trained(given.run)
@@ -177,7 +177,7 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    from .export import export
+    from .exporting import export
 
     given, _ = parse("export", arguments, options.Export)
     export(given.run, given.out, given.format)
@@ -198,7 +198,7 @@ def _draw(arguments: list[str]) -> None:
 
 
 def _complexity(arguments: list[str]) -> None:
-    from .complexity import CONVENTIONS, complexity
+    from .counting import CONVENTIONS, complexity
     from .encoder import build, resolve
 
     given, _ = parse("complexity", arguments, options.Complexity)
@@ -217,7 +217,7 @@ def _complexity(arguments: list[str]) -> None:
 def _table1(arguments: list[str]) -> None:
     from tqdm import tqdm
 
-    from .complexity import CONVENTIONS
+    from .counting import CONVENTIONS
     from .zoo import TABLE_1, audit
 
     given, _ = parse("table1", arguments, options.Table1)
@@ -241,7 +241,7 @@ def _table1(arguments: list[str]) -> None:
 
 def _score(arguments: list[str]) -> None:
     from .encoder import build, resolve
-    from .seeds import check_seed
+    from .engine.seeds import check_seed
     from .training_free import INDICATORS, SPACES, Probe, Shape, score
     from .training_free.space import find
 
@@ -299,7 +299,7 @@ def _plan(arguments: list[str]) -> None:
     from .checks import check_sizes
     from .plan import fit, plan, step_seconds
     from .presets import SEARCH
-    from .search import SearchSettings
+    from .searching import SearchSettings
 
     given, changes = parse("plan", arguments, options.Plan, SearchSettings, first=_FIRST.split())
     limit = None if given.gpu_mem is None else _bytes(given.gpu_mem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .flags import BY_PLACE
+from .engine.flags import BY_PLACE
 
 
 @dataclass(frozen=True)

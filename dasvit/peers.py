@@ -6,9 +6,9 @@ import random
 from dataclasses import replace
 from itertools import islice
 
+from .data.images import ImageSet
 from .encoder import BASELINE, layer_parameters, resolve
-from .images import ImageSet
-from .retrain import RetrainSettings
+from .retraining import RetrainSettings
 from .space import Genotype, SearchSpace
 from .vit import trunk_parameters
 

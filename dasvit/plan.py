@@ -14,13 +14,13 @@ from typing import Any, Literal
 import torch
 from torch._subclasses import FakeTensorMode
 
-from .complexity import Products
-from .hardware import Hardware, make_fabric
-from .images import Batch, ImageSet
-from .memory import LiveBytes
+from .counting import Products
+from .data.images import Batch, ImageSet
+from .engine.hardware import Hardware, make_fabric
+from .engine.memory import LiveBytes
 from .operations import KINDS
 from .relaxation import Candidates
-from .search import SearchSettings, SearchStage
+from .searching import SearchSettings, SearchStage
 from .space import Operation, SearchSpace
 
 WIDE = 768  # width at which weights are compared: at any one that the operations fit, the order is the same

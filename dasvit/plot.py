@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
+from .engine.runs import unwritable
 from .operations import KINDS
-from .runs import unwritable
 from .space import Genotype, Operation
 
 INK = "#123456"  # stands for the text colour of the page, see figure_svg

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .data import DataSettings
-from .images import Augmentation
-from .retrain import RetrainSettings
-from .search import SearchSettings
+from .data.images import Augmentation
+from .data.sources import DataSettings
+from .retraining import RetrainSettings
+from .searching import SearchSettings
 
 _SHIFTS = Augmentation(flip=True, shift=0.125)
 _CROPS = Augmentation(flip=True, min_crop=0.5)

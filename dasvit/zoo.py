@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 from .autoformer import build_autoformer
-from .complexity import CONVENTIONS, Convention, Kind, complexity
+from .counting import CONVENTIONS, Convention, Kind, complexity
 from .encoder import BASELINE, build
 
 IMAGE_SIZE = 224

@@ -8,7 +8,7 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from dasvit.data import DataSettings, load_data  # noqa: E402
+from dasvit.data.sources import DataSettings, load_data  # noqa: E402
 
 torch.set_num_threads(1)  # the tests run two at a time on two cores
 

@@ -18,10 +18,10 @@ from torch import nn
 
 import dasvit
 from dasvit import DataSettings, SearchSettings, SearchSpace, load_data
-from dasvit.hardware import Hardware
-from dasvit.loop import Interrupted
+from dasvit.engine.hardware import Hardware
+from dasvit.engine.loop import Interrupted
 
-SEARCH, LOOP, UPDATES = (sys.modules[f"dasvit.{name}"] for name in ("search", "loop", "updates"))
+SEARCH, LOOP, UPDATES = (sys.modules[f"dasvit.{name}"] for name in ("searching", "engine.loop", "engine.updates"))
 
 PLAIN = SearchSettings(
     data=DataSettings(train_images=56, test_images=10),  # 28 a half, 3 steps an epoch

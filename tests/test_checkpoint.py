@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from dasvit import checkpoint
-from dasvit.checkpoint import VERSION, load_state, save_state
-from dasvit.runs import random_states, set_random_states
+from dasvit.engine.checkpoint import VERSION, load_state, save_state
+from dasvit.engine.runs import random_states, set_random_states
 
 trees = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

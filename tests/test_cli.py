@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from dasvit import Genotype, SearchSpace, cli, presets, zoo
-from dasvit.retrain import Retraining  # noqa: F401  (loads the module)
-from dasvit.search import SearchStage
+from dasvit.retraining import Retraining  # noqa: F401  (loads the module)
+from dasvit.searching import SearchStage
 
 QUICK_SEARCH = ["--data", "digits", "--dim", "24", "--train-images", "200", "--stages", "1", "8", "1", "1", "3", "1"]
 QUICK_RETRAIN = [
@@ -97,7 +97,7 @@ def test_a_seed_moves_no_split(monkeypatch, tmp_path):
         raise ValueError("seen")
 
     for command in ("search", "retrain"):
-        monkeypatch.setattr(sys.modules[f"dasvit.{command}"], command, noting)
+        monkeypatch.setattr(sys.modules[f"dasvit.{command}ing"], command, noting)
         for flags in ([], ["--seed", 1], ["--order-seed", 1], ["--split-seed", 1]):
             assert dasvit(command, "--data", "digits", *flags, "--out", tmp_path / "r") == 2
     for search, retrain in zip(seen[:4], seen[4:], strict=True):

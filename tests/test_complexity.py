@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dasvit import Supernet, build
 from dasvit.autoformer import RelativeAttention
-from dasvit.complexity import CONVENTIONS, KINDS, complexity
+from dasvit.counting import CONVENTIONS, KINDS, complexity
 from dasvit.encoder import make_operation
 from dasvit.space import SearchSpace
 

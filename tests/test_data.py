@@ -10,8 +10,8 @@ from PIL import Image
 
 from dasvit import DataSettings, load_data
 from dasvit import data as data_module
-from dasvit.data import hold_out
-from dasvit.images import FileImages
+from dasvit.data.images import FileImages
+from dasvit.data.sources import hold_out
 
 
 def fill(root, classes, count, size=8, seed=0):

@@ -6,15 +6,15 @@ import pytest
 import timm
 import torch
 
-from dasvit.export import export, trained_model
-from dasvit.retrain import RetrainSettings, load_trained, retrain
+from dasvit.exporting import export, trained_model
+from dasvit.retraining import RetrainSettings, load_trained, retrain
 from dasvit.timm_model import DASViT
 
 
 @pytest.fixture(scope="module")
 def run(few_digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("retrain") / "run"
-    from dasvit.data import DataSettings
+    from dasvit.data.sources import DataSettings
 
     data = DataSettings(train_images=200, test_images=50)
     retrain(RetrainSettings(data=data, dim=24, depth=2, epochs=1, warmup_epochs=0), few_digits, path)

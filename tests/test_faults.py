@@ -18,11 +18,11 @@ from faults import FORKS, difference, finish
 from PIL import Image
 from victim import COMMANDS, KILL, Fault, comes_to_the_same_end, disturbed, left, victim
 
-from dasvit.hardware import out_of_memory
-from dasvit.runs import Run
+from dasvit.engine.hardware import out_of_memory
+from dasvit.engine.runs import Run
 
 SEARCH = COMMANDS["search"]
-STEP = "dasvit.search:SearchStage.weight_step"
+STEP = "dasvit.searching:SearchStage.weight_step"
 
 
 def fill_disk(_run, *_args):
@@ -40,13 +40,13 @@ def one_line(printed):
 
 
 WRITES = {
-    ("search", "settings.json", Fault("dasvit.runs:Run._put", 1)),
-    ("search", "genotype.json", Fault("dasvit.runs:Run._put", 3)),
-    ("search", "metrics.jsonl", Fault("dasvit.runs:Run.log", 2)),
-    ("search", "checkpoints/000001", Fault("dasvit.checkpoint:save", 2)),
-    ("retrain", "checkpoints/000000", Fault("dasvit.retrain:evaluate")),
+    ("search", "settings.json", Fault("dasvit.engine.runs:Run._put", 1)),
+    ("search", "genotype.json", Fault("dasvit.engine.runs:Run._put", 3)),
+    ("search", "metrics.jsonl", Fault("dasvit.engine.runs:Run.log", 2)),
+    ("search", "checkpoints/000001", Fault("dasvit.engine.checkpoint:save", 2)),
+    ("retrain", "checkpoints/000000", Fault("dasvit.retraining:evaluate")),
     ("tf-search", "metrics.jsonl", Fault("dasvit.training_free.search:score_number", 4)),
-    ("tf-search", "best.json", Fault("dasvit.runs:Run._put", 2)),
+    ("tf-search", "best.json", Fault("dasvit.engine.runs:Run._put", 2)),
     ("tf-search", "scores.svg", Fault("dasvit.plot:save_figure")),
 }
 
@@ -71,7 +71,7 @@ def retrained(tmp_path_factory):
     return folder / "run"
 
 
-BEFORE_WRITING = {form: Fault("dasvit.export:trained_model", after=True) for form in ("safetensors", "timm")}
+BEFORE_WRITING = {form: Fault("dasvit.exporting:trained_model", after=True) for form in ("safetensors", "timm")}
 BEFORE_WRITING["onnx"] = Fault("onnx.helper:set_model_props", after=True)  # torch's exporter needs a temporary folder
 
 
@@ -95,7 +95,7 @@ def test_a_figure_on_a_full_disk_leaves_the_one_before(tmp_path):
 def test_a_full_disk_as_a_run_is_resumed(undisturbed, tmp_path):
     run = tmp_path / "run"
     assert disturbed(SEARCH, run, Fault(STEP, 5), KILL)[0] == -signal.SIGKILL
-    code, printed = disturbed(SEARCH, run, Fault("dasvit.runs:Run.load"), fill_disk)
+    code, printed = disturbed(SEARCH, run, Fault("dasvit.engine.runs:Run.load"), fill_disk)
     assert (code, one_line(printed)) == (
         1,
         f"cannot write {run / 'metrics.jsonl'}: File too large: mend this and go on with --resume",
@@ -168,7 +168,7 @@ def pictures(tmp_path_factory):
     return root, arguments, left(run)
 
 
-LAZY = {"dasvit.data:MEMORY_LIMIT": 0}
+LAZY = {"dasvit.data.sources:MEMORY_LIMIT": 0}
 
 
 def nothing(_run, *_args):
@@ -287,7 +287,7 @@ def take_memory(_run, *_args):
     ("command", "fault", "remedy"),
     [
         ("search", Fault(STEP, 5), "this search needs about 0.0"),
-        ("retrain", Fault("dasvit.retrain:evaluate", 2), "lower --batch-size"),
+        ("retrain", Fault("dasvit.retraining:evaluate", 2), "lower --batch-size"),
         ("tf-search", Fault("dasvit.training_free.search:score", 7), "lower --jobs or --image-size"),
     ],
 )

@@ -11,16 +11,19 @@ import pytest
 from faults import finish
 from victim import TERM, Fault, disturbed
 
-from dasvit.checkpoint import VERSION
-from dasvit.runs import Run
+from dasvit.engine.checkpoint import VERSION
+from dasvit.engine.runs import Run
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SIZES = "--train-images 40 --batch-size 10 --patch-size 4 --dim 4 --device cpu"
 SEARCH = f"search {SIZES} --heads 1 --mlp-ratios 0.5 --nodes 1 --keep 1 --stages 1 4 2"
 RETRAIN = f"retrain {SIZES} --test-images 20 --depth 1 --epochs 2 --warmup-epochs 1 --genotype"
 MIDDLE = {  # of the second epoch
-    "search": (SEARCH.split(), Fault("dasvit.loop:_Position.add", 3)),
-    "retrain": ([*RETRAIN.split(), '{"format": 1, "nodes": [[[1, "msa:1"]]]}'], Fault("dasvit.loop:_Position.add", 5)),
+    "search": (SEARCH.split(), Fault("dasvit.engine.loop:_Position.add", 3)),
+    "retrain": (
+        [*RETRAIN.split(), '{"format": 1, "nodes": [[[1, "msa:1"]]]}'],
+        Fault("dasvit.engine.loop:_Position.add", 5),
+    ),
 }
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from common import Budget, Rows, Step, waits
 
-from dasvit.loop import Interrupted
-from dasvit.runs import Run
-from dasvit.search import SearchSettings, search
+from dasvit.engine.loop import Interrupted
+from dasvit.engine.runs import Run
+from dasvit.searching import SearchSettings, search
 
 ROOT = Path(__file__).resolve().parents[1]
 GENOTYPE = '{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}'

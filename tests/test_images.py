@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from dasvit import Augmentation, ImageSet
-from dasvit.images import FileImages, distort, resize, short_side
+from dasvit.data.images import FileImages, distort, resize, short_side
 
 
 def numbered(n=23, size=4):

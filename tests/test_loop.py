@@ -6,9 +6,9 @@ import signal
 import pytest
 import torch
 
-from dasvit.hardware import Hardware, make_fabric
-from dasvit.loop import Interrupted, TrainingDivergedError, cosine_schedule, run_epochs
-from dasvit.runs import Run
+from dasvit.engine.hardware import Hardware, make_fabric
+from dasvit.engine.loop import Interrupted, TrainingDivergedError, cosine_schedule, run_epochs
+from dasvit.engine.runs import Run
 
 
 class Walk:
@@ -55,8 +55,8 @@ def test_every_step_once_and_a_row_each_epoch():
 
 
 def test_large_checkpoints_are_not_saved_after_every_short_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr("dasvit.loop.LARGE", 0)
-    monkeypatch.setattr("dasvit.loop.SAVE_RATE", 1.0)
+    monkeypatch.setattr("dasvit.engine.loop.LARGE", 0)
+    monkeypatch.setattr("dasvit.engine.loop.SAVE_RATE", 1.0)
     torch.manual_seed(7)
     expected = untimed(run_epochs(Walk()))
     torch.manual_seed(7)

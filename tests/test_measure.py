@@ -14,7 +14,7 @@ import record
 from measure import begin, resumable, write
 
 from dasvit import Genotype, SearchSpace
-from dasvit.provenance import changed
+from dasvit.engine.provenance import changed
 from dasvit.training_free import TFSearchSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,15 +66,15 @@ def test_elsewhere_anything_may_be_written(at, tmp_path, commit):
 def test_a_result_comes_from_the_code_at_the_beginning(at, tmp_path, monkeypatch):
     at("0123456789ab")
     start = begin(tmp_path / "x.json")
-    then = {"commit": "0123456789ab", "date": "then", "modules": {"dasvit/runs.py": "what it was"}}
+    then = {"commit": "0123456789ab", "date": "then", "modules": {"dasvit/engine/runs.py": "what it was"}}
     monkeypatch.setattr(measure, "_begun", lambda: then)
     monkeypatch.setattr("sys.argv", [str(ROOT / "benchmarks/gpu/speed.py"), "--rounds", "3", "--out", "elsewhere"])
     write(tmp_path / "x.json", {"seed": 0}, start, "book/results/faults.json")
     told = json.loads((tmp_path / "x.json").read_text())["provenance"]
     assert told["command"] == "python benchmarks/gpu/speed.py --rounds 3"
     assert (told["commit"], told["date"]) == ("0123456789ab", "then")
-    assert changed(told["modules"]) == ["dasvit/runs.py"]
-    assert {"benchmarks/measure.py", "dasvit/checkpoint.py", "book/results/faults.json"} <= set(told["modules"])
+    assert changed(told["modules"]) == ["dasvit/engine/runs.py"]
+    assert {"benchmarks/measure.py", "dasvit/engine/checkpoint.py", "book/results/faults.json"} <= set(told["modules"])
 
 
 def test_the_beginning_is_noted_once():
@@ -102,9 +102,11 @@ def test_rows_of_a_changed_module_are_not_gone_on_with(tmp_path, capsys):
     assert resumable(tmp_path / "r", "test", {"x": 1}).history() == [{"row": 0}]
     kept = tmp_path / "r" / measure.MODULES
     content = json.loads(kept.read_text())
-    kept.write_text(json.dumps(content | {"dasvit/checkpoint.py": "0", "dasvit/gone.py": "0"}))
+    kept.write_text(json.dumps(content | {"dasvit/engine/checkpoint.py": "0", "dasvit/gone.py": "0"}))
     line = refusal(capsys, resumable, tmp_path / "r", "test", {"x": 1})
-    assert line.endswith("was started before dasvit/checkpoint.py, dasvit/gone.py changed: remove it to start afresh")
+    assert line.endswith(
+        "was started before dasvit/engine/checkpoint.py, dasvit/gone.py changed: remove it to start afresh"
+    )
 
 
 def test_rows_of_unknown_settings_are_not_gone_on_with(tmp_path, capsys):
@@ -191,5 +193,5 @@ def test_recorded_runs_are_of_one_code(tmp_path, monkeypatch, capsys):
     assert counts == {"found": 4, "published": 2, "vit": 2, "random": 4}
     assert {row["network"] for row in told["rows"] if "-macs-" in row["name"]} == {"vit"}  # the others have as many
     kept = tmp_path / "runs" / "digits_tiny" / measure.MODULES
-    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"dasvit/search.py": "0"}))
-    assert "was started before dasvit/search.py changed" in refusal(capsys, record.main, args)
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"dasvit/searching.py": "0"}))
+    assert "was started before dasvit/searching.py changed" in refusal(capsys, record.main, args)

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from dasvit.memory import LiveBytes, peak_live_bytes, saved_bytes, tensors_of
+from dasvit.engine.memory import LiveBytes, peak_live_bytes, saved_bytes, tensors_of
 
 KB = 1024
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from memory import Case, cases, counted, weigh
 
-from dasvit.hardware import Hardware, make_fabric
+from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.presets import SEARCH
-from dasvit.search import SearchSettings
+from dasvit.searching import SearchSettings
 
 TINY = replace(SearchSettings(), image_size=16, patch_size=4)
 RECORDED = Path(__file__).resolve().parents[1] / "book" / "results" / "memory.json"

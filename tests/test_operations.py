@@ -19,14 +19,14 @@ from dasvit import (
     retrain,
     search,
 )
-from dasvit.complexity import complexity
+from dasvit.counting import complexity
+from dasvit.engine.hardware import Hardware
+from dasvit.engine.runs import as_plain, from_plain
 from dasvit.fairness import type_weights
-from dasvit.hardware import Hardware
 from dasvit.operations import KINDS, register
 from dasvit.plan import plan
 from dasvit.plot import draw_genotype, figure_svg, plot_alpha
 from dasvit.relaxation import Supernet
-from dasvit.runs import as_plain, from_plain
 from dasvit.space import Operation
 
 SPACE = SearchSpace(heads=(2,), mlp_ratios=(1.0,), extra=("dwconv:3", "gated:0.5"))

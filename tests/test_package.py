@@ -27,9 +27,19 @@ def test_every_name_is_there_and_known_to_type_checkers():
     assert set(dir(dasvit)) == set(dasvit.__all__)
 
 
-def test_functions_win_over_modules_of_their_name():
-    code = "import dasvit.retrain, dasvit; print(callable(dasvit.retrain), callable(dasvit.search))"
-    assert run(code) == "True True"
+def test_a_module_is_a_module_and_a_name_is_none():
+    """``import dasvit.searching`` gives a module whatever was loaded before, and no public name is one of a module."""
+    found = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in SOURCE.rglob("*.py")}
+    assert found & set(dasvit.__all__) == set()
+    code = "import dasvit; dasvit.search; import dasvit.searching as m; print(type(m).__name__, dasvit.search)"
+    assert run(code).startswith("module <function search")
+
+
+def test_rooms_look_down_only():
+    below = {"engine": ("engine.",), "data": ("data.", "engine.")}
+    for module, needs in modules():
+        if (room := below.get(module.partition(".")[0])) is not None:
+            assert all(need.startswith(room) for need in needs), module
 
 
 def test_the_subpackage_is_there_at_once():
@@ -47,7 +57,7 @@ def version(name):
     return known(name)
 metadata.version = version
 import dasvit
-from dasvit.runs import provenance
+from dasvit.engine.runs import provenance
 print(dasvit.__file__, dasvit.__version__, provenance()["versions"]["dasvit"])
 """
     expected = f"{tmp_path}/dasvit/__init__.py {dasvit.__version__} {dasvit.__version__}"

@@ -12,10 +12,10 @@ from pairs import FEATURES, PLAIN, settings_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dasvit import load_data
+from dasvit.engine.hardware import make_fabric
 from dasvit.fairness import fairness_term
-from dasvit.hardware import make_fabric
 from dasvit.layers import Attention, Mlp
-from dasvit.search import SearchStage, draw_halves
+from dasvit.searching import SearchStage, draw_halves
 
 PAIRS = ["+".join(features) for n in (1, 2) for features in itertools.combinations(FEATURES, n)]
 STEPS = 6

@@ -6,7 +6,7 @@ import pytest
 from dasvit import Genotype, RetrainSettings, SearchSpace, build
 from dasvit.encoder import layer_parameters
 from dasvit.peers import TOLERANCE, count_parameters, peers, random_peers
-from dasvit.retrain import make_network
+from dasvit.retraining import make_network
 
 SETTINGS = RetrainSettings(dim=24, depth=2)
 FOUND = Genotype.from_json('{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}')

@@ -7,11 +7,11 @@ import torch
 
 import dasvit.plan as plan_module
 from dasvit.cli import main
-from dasvit.hardware import Hardware, make_fabric
-from dasvit.memory import LiveBytes
+from dasvit.engine.hardware import Hardware, make_fabric
+from dasvit.engine.memory import LiveBytes
 from dasvit.plan import fit, plan, plan_stage, remedies, step_seconds, survivors, unseen
 from dasvit.presets import SEARCH
-from dasvit.search import SearchSettings, SearchStage
+from dasvit.searching import SearchSettings, SearchStage
 from dasvit.space import SearchSpace
 
 SMALL = SearchSettings(

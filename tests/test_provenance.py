@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 import torch
 
-from dasvit import provenance as module
-from dasvit.provenance import all_code, changed, commit, digest, modules, provenance
+from dasvit.engine import provenance as module
+from dasvit.engine.provenance import all_code, changed, commit, digest, modules, provenance
 
 ROOT = module.ROOT
 MODULE = '''"""What it is."""
@@ -168,7 +168,11 @@ def test_modules_are_those_imported_and_what_is_declared():
     assert modules("dasvit/**/*.py").keys() >= {name for name in code if name.startswith("dasvit/")}
     found = modules("book/results/faults.json")
     assert found["book/results/faults.json"] == digest(ROOT / "book/results/faults.json")
-    assert found["dasvit/provenance.py"] == code["dasvit/provenance.py"] == digest(ROOT / "dasvit/provenance.py")
+    assert (
+        found["dasvit/engine/provenance.py"]
+        == code["dasvit/engine/provenance.py"]
+        == digest(ROOT / "dasvit/engine/provenance.py")
+    )
     with pytest.raises(ValueError, match=r"book/results/none\.json: there is no such file"):
         modules("book/results/none.json")
 

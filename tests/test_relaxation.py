@@ -5,8 +5,8 @@ import torch
 from plain_supernet import PlainSupernet
 
 from dasvit import Operation, SearchSpace, Supernet, derive, prune
+from dasvit.engine.memory import saved_bytes
 from dasvit.lean import normalise
-from dasvit.memory import saved_bytes
 from dasvit.relaxation import MixedEdge
 
 SMALL = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 5, "dim": 24, "depth": 2}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from recorded import AGES, age, duration, page, results, what
 
-from dasvit.provenance import digest
+from dasvit.engine.provenance import digest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [*results(), *sorted((ROOT / "tests" / "fixtures").glob("*.json"))]

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, RetrainSettings, evaluate, retrain
-from dasvit.data import hold_out
-from dasvit.hardware import Hardware, make_fabric
-from dasvit.loop import Interrupted
-from dasvit.retrain import Retraining, load_trained
-from dasvit.seeds import derive
+from dasvit.data.sources import hold_out
+from dasvit.engine.hardware import Hardware, make_fabric
+from dasvit.engine.loop import Interrupted
+from dasvit.engine.seeds import derive
+from dasvit.retraining import Retraining, load_trained
 
-module = sys.modules["dasvit.retrain"]
+module = sys.modules["dasvit.retraining"]
 
 QUICK = RetrainSettings(dim=24, depth=2, epochs=3, warmup_epochs=1, batch_size=50, hardware=Hardware("cpu"))
 

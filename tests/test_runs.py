@@ -6,10 +6,10 @@ from importlib.metadata import version
 import pytest
 import torch
 
+from dasvit.engine.runs import Run, as_plain, from_plain
 from dasvit.presets import RETRAIN, SEARCH
-from dasvit.retrain import RetrainSettings
-from dasvit.runs import Run, as_plain, from_plain
-from dasvit.search import SearchSettings
+from dasvit.retraining import RetrainSettings
+from dasvit.searching import SearchSettings
 
 
 @dataclass(frozen=True)

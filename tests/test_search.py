@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from dasvit import Data, DataSettings, FairnessSettings, Genotype, SearchSettings, SearchSpace, load_data, search
+from dasvit.engine.hardware import Hardware, make_fabric
+from dasvit.engine.loop import Interrupted
 from dasvit.fairness import fairness_term
-from dasvit.hardware import Hardware, make_fabric
-from dasvit.loop import Interrupted
-from dasvit.search import METHODS, SearchStage, draw_halves
+from dasvit.searching import METHODS, SearchStage, draw_halves
 
 QUICK = SearchSettings(dim=24, stages=((1, 8, 2), (2, 5, 1), (2, 3, 1)), hardware=Hardware("cpu"))
 
@@ -288,7 +288,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(images, order, accumulate):
 def test_weights_updated_in_pieces_are_those_of_one_step(images, monkeypatch):
     states = []
     for piece in (1, 10_000, 1 << 40):
-        monkeypatch.setattr("dasvit.updates.PIECE", piece)
+        monkeypatch.setattr("dasvit.engine.updates.PIECE", piece)
         stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
         for _, (train, val) in zip(
             range(3), zip(*(stage.batches(p, 0, 0) for p in (0, 1)), strict=False), strict=False

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dasvit.seeds import check_seed, derive
+from dasvit.engine.seeds import check_seed, derive
 
 
 def test_every_key_has_a_seed_of_its_own():

@@ -6,7 +6,7 @@ from plain_dss import plain_dss
 from dasvit import build, genotypes
 from dasvit.autoformer import build_autoformer
 from dasvit.training_free import SPACES, Shape, dss
-from dasvit.training_free.dss import nuclear_norm, nuclear_norm_of_product
+from dasvit.training_free.diversity import nuclear_norm, nuclear_norm_of_product
 from dasvit.training_free.roles import attentions, record_linear
 
 SMALL = {"image_size": 32, "patch_size": 8, "num_classes": 10}

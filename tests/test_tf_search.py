@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dasvit import SearchSpace
-from dasvit.loop import Interrupted
-from dasvit.runs import RunFailedError
+from dasvit.engine.loop import Interrupted
+from dasvit.engine.runs import RunFailedError
 from dasvit.training_free import INDICATORS, SPACES, TFSearchSettings, indicators, tf_search
 from dasvit.training_free import search as module
 from dasvit.training_free.search import draw, score_number

@@ -23,16 +23,16 @@ from test_data import fill
 from test_space import any_genotype
 
 from dasvit import DataSettings, Genotype, RetrainSettings, SearchSettings, cli, load_data
-from dasvit.checkpoint import VERSION
-from dasvit.export import export
-from dasvit.flags import changed, parse
-from dasvit.hardware import Hardware
-from dasvit.loop import check_row
-from dasvit.retrain import ROW as RETRAIN_ROW
-from dasvit.retrain import VALIDATED, retrain
-from dasvit.runs import Run, as_plain, from_plain
-from dasvit.search import ROW as SEARCH_ROW
-from dasvit.search import search
+from dasvit.engine.checkpoint import VERSION
+from dasvit.engine.flags import changed, parse
+from dasvit.engine.hardware import Hardware
+from dasvit.engine.loop import check_row
+from dasvit.engine.runs import Run, as_plain, from_plain
+from dasvit.exporting import export
+from dasvit.retraining import ROW as RETRAIN_ROW
+from dasvit.retraining import VALIDATED, retrain
+from dasvit.searching import ROW as SEARCH_ROW
+from dasvit.searching import search
 from dasvit.training_free import TFSearchSettings
 from dasvit.training_free.search import check_row as check_scored
 from dasvit.training_free.search import draw

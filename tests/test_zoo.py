@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from dasvit.complexity import complexity
+from dasvit.counting import complexity
 from dasvit.zoo import HEAD_SIZES, IMAGE_SIZE, TABLE_1, audit
 
 WIDTHS = {"VGG-16": 4096, "VGG-19": 4096, "EfficientNet-B7": 2560, "RegNetY-12GF": 2240, "RegNetY-16GF": 3024}

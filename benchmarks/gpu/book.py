@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import tyro
 from common import Budget, Rows, Step
 
-from dasvit.loop import Interrupted
+from dasvit.engine.loop import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of be
 
 from measure import begin, interleaved, one_line, resumable, write
 
-from dasvit.hardware import Hardware
-from dasvit.loop import Interrupted, Signals
-from dasvit.runs import Run
+from dasvit.engine.hardware import Hardware
+from dasvit.engine.loop import Interrupted, Signals
+from dasvit.engine.runs import Run
 
 
 class Budget:

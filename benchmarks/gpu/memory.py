@@ -20,9 +20,9 @@ from common import Budget, Rows, Step
 from stages import Steps, our_stage, our_steps, plain_model, plain_steps_of, settings_of
 from torch import nn
 
-from dasvit.hardware import Hardware, out_of_memory
-from dasvit.memory import peak_live_bytes
-from dasvit.search import METHODS, SearchSettings
+from dasvit.engine.hardware import Hardware, out_of_memory
+from dasvit.engine.memory import peak_live_bytes
+from dasvit.searching import METHODS, SearchSettings
 
 Way = Literal["plain", "ours"]
 

@@ -24,11 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from dasvit.encoder import build
-from dasvit.hardware import Hardware
-from dasvit.memory import LiveBytes
+from dasvit.engine.hardware import Hardware
+from dasvit.engine.memory import LiveBytes
 from dasvit.plan import plan
 from dasvit.presets import RETRAIN, SEARCH
-from dasvit.search import METHODS, SearchSettings
+from dasvit.searching import METHODS, SearchSettings
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- planned -->\n", "<!-- /planned -->\n"

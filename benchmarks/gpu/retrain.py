@@ -19,13 +19,13 @@ import torch
 import tyro
 from common import Budget, Rows, Step, ceilings
 
-from dasvit.complexity import complexity
-from dasvit.data import Data, load_data
+from dasvit.counting import complexity
+from dasvit.data.sources import Data, load_data
 from dasvit.encoder import BASELINE
+from dasvit.engine.runs import as_plain
 from dasvit.peers import peers
 from dasvit.presets import RETRAIN
-from dasvit.retrain import RetrainSettings, make_network, retrain
-from dasvit.runs import as_plain
+from dasvit.retraining import RetrainSettings, make_network, retrain
 from dasvit.space import Genotype
 
 

@@ -18,12 +18,12 @@ import tyro
 from common import Budget, Step, ceilings
 from stages import settings_of
 
-from dasvit.data import load_data
-from dasvit.images import ImageSet
+from dasvit.data.images import ImageSet
+from dasvit.data.sources import load_data
+from dasvit.engine.runs import Run, as_plain
 from dasvit.plan import plan_stage
 from dasvit.relaxation import Candidates
-from dasvit.runs import Run, as_plain
-from dasvit.search import METHODS, SearchSettings, search
+from dasvit.searching import METHODS, SearchSettings, search
 from dasvit.space import Operation
 
 

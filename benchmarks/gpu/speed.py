@@ -26,8 +26,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dasvit.encoder import build
-from dasvit.hardware import Hardware, make_fabric, out_of_memory
-from dasvit.search import SearchSettings
+from dasvit.engine.hardware import Hardware, make_fabric, out_of_memory
+from dasvit.searching import SearchSettings
 from dasvit.training_free import SPACES, Shape, dss
 
 ADAMW_BYTES = 28  # a weight, its gradient and two moments are read, weight and moments written: 7 numbers of 4 bytes

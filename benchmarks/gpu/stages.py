@@ -9,11 +9,11 @@ import torch
 from plain_supernet import PlainSupernet, plain_steps
 from torch import Tensor
 
-from dasvit.hardware import make_fabric
-from dasvit.images import ImageSet
+from dasvit.data.images import ImageSet
+from dasvit.engine.hardware import make_fabric
 from dasvit.plan import survivors
 from dasvit.presets import SEARCH
-from dasvit.search import SearchSettings, SearchStage, make_supernet
+from dasvit.searching import SearchSettings, SearchStage, make_supernet
 
 Steps = dict[str, Callable[[], Any]]
 """A step of α and one of the weights, by name."""

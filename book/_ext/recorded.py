@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dasvit.provenance import changed
+from dasvit.engine.provenance import changed
 
 ROOT = Path(__file__).resolve().parents[2]
 AGES = ("as recorded", "older than its code", "without modules")

@@ -1,6 +1,6 @@
 """Vision transformers ranked without training (chapter 9)."""
 
-from .dss import DSS, dss
+from .diversity import DSS, dss
 from .indicators import INDICATORS, Probe, score
 from .search import TFSearchResult, TFSearchSettings, tf_search
 from .space import SPACES, AutoFormerSpace, Candidate, DasvitSpace, Shape

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..complexity import complexity
-from .dss import Norms, absolute, channels_of, dss
+from ..counting import complexity
+from .diversity import Norms, absolute, channels_of, dss
 from .roles import record_linear
 
 Score = dict[str, float]
@@ -29,7 +29,7 @@ class Probe:
         images: ``[b, c, h, w]``, normalised; by default 16 images of Gaussian noise drawn by ``seed``.
         labels: ``[b]``; by default drawn by ``seed``. Only ``snip`` and ``grasp`` read them.
         seed: Seed of what is drawn.
-        norms: Nuclear norms of weights that several models share, see :func:`~dasvit.training_free.dss.dss`.
+        norms: Nuclear norms of weights that several models share, see :func:`~dasvit.training_free.diversity.dss`.
     """
 
     image_size: int = 224
@@ -62,7 +62,7 @@ def macs(model: nn.Module, probe: Probe) -> Score:
 
 
 def dss_paper(model: nn.Module, probe: Probe) -> Score:
-    """DSS by its formula, see :func:`~dasvit.training_free.dss.dss`."""
+    """DSS by its formula, see :func:`~dasvit.training_free.diversity.dss`."""
     score = dss(model, probe.image_size, "paper", probe.norms)
     return {"total": score.total, "msa": score.msa, "mlp": score.mlp}
 

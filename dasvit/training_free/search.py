@@ -15,13 +15,13 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from ..checkpoint import expect
 from ..checks import check_sizes
-from ..hardware import out_of_memory
-from ..loop import Signals
-from ..runs import Run, RunFailedError
-from ..seeds import check_seed
-from .dss import Norms
+from ..engine.checkpoint import expect
+from ..engine.hardware import out_of_memory
+from ..engine.loop import Signals
+from ..engine.runs import Run, RunFailedError
+from ..engine.seeds import check_seed
+from .diversity import Norms
 from .indicators import INDICATORS, Probe, score
 from .space import SPACES, Shape
 

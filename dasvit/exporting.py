@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 
-from .retrain import load_trained
-from .runs import unwritable
+from .engine.runs import unwritable
+from .retraining import load_trained
 from .timm_model import NAME, DASViT
 
 Format = Literal["safetensors", "onnx", "timm"]

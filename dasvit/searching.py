@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from .bilevel import first_order_gradient, frozen, second_order_gradient
-from .checkpoint import expect
 from .checks import check_sizes, check_training
-from .data import Data, DataSettings
-from .fairness import FairnessSettings, fairness_term
-from .hardware import Hardware, average, compile_network, make_fabric, place
-from .images import Batch, ImageSet
-from .loop import (
+from .data.images import Batch, ImageSet
+from .data.sources import Data, DataSettings
+from .engine.checkpoint import expect
+from .engine.hardware import Hardware, average, compile_network, make_fabric, place
+from .engine.loop import (
     check_row,
     check_state,
     cosine_schedule,
@@ -31,11 +30,12 @@ from .loop import (
     moments,
     run_epochs,
 )
+from .engine.runs import Run
+from .engine.seeds import check_seed, derive
+from .engine.updates import UpdateInBackward
+from .fairness import FairnessSettings, fairness_term
 from .relaxation import Candidates, Supernet, prune
-from .runs import Run
-from .seeds import check_seed, derive
 from .space import Genotype, Operation, SearchSpace, edge_name
-from .updates import UpdateInBackward
 from .vit import Init, weight_groups
 
 Stage = tuple[int, int, int]
@@ -156,7 +156,7 @@ class SearchResult:
 
 
 class SearchStage:
-    """One stage of Algorithm 1, to be run by :func:`~dasvit.loop.run_epochs`.
+    """One stage of Algorithm 1, to be run by :func:`~dasvit.engine.loop.run_epochs`.
 
     Args:
         settings: Of the search.

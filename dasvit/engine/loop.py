@@ -247,7 +247,8 @@ def check_state(state: Mapping[str, Any], job: Mapping[str, Any], *, epochs: int
 
     Args:
         state: The checkpoint.
-        job: The pattern of what the job saves, see :func:`~dasvit.checkpoint.expect`; its schedule counts the steps.
+        job: The pattern of what the job saves, see :func:`~dasvit.engine.checkpoint.expect`; its schedule counts
+            the steps.
         epochs: Of the job.
         steps: Of an epoch.
         rows: Logged before the job began.
@@ -270,11 +271,11 @@ def check_state(state: Mapping[str, Any], job: Mapping[str, Any], *, epochs: int
 def check_row(
     positions: Sequence[Mapping[str, int]], parts: Mapping[str, Any], number: int, row: Mapping[str, Any]
 ) -> None:
-    """Check that a row is one that :func:`run_epochs` may have logged, see :meth:`~dasvit.runs.Run.load`.
+    """Check that a row is one that :func:`run_epochs` may have logged, see :meth:`~dasvit.engine.runs.Run.load`.
 
     Args:
         positions: What each row of the run must count, e.g. its ``epoch``.
-        parts: The pattern of what else a row must hold, see :func:`~dasvit.checkpoint.expect`; it may hold more.
+        parts: The pattern of what else a row must hold, see :func:`~dasvit.engine.checkpoint.expect`; it may hold more.
         number: Of the row, from 0.
         row: The row.
 

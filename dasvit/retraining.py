@@ -18,13 +18,13 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from .checkpoint import expect
 from .checks import check_sizes, check_training
-from .data import Data, DataSettings, hold_out, load_data
+from .data.images import ImageSet
+from .data.sources import Data, DataSettings, hold_out, load_data
 from .encoder import build, resolve
-from .hardware import Hardware, average, compile_network, make_fabric
-from .images import ImageSet
-from .loop import (
+from .engine.checkpoint import expect
+from .engine.hardware import Hardware, average, compile_network, make_fabric
+from .engine.loop import (
     check_row,
     check_state,
     cosine_schedule,
@@ -33,9 +33,9 @@ from .loop import (
     moments,
     run_epochs,
 )
-from .runs import Run, from_plain
-from .search import Loss
-from .seeds import check_seed, derive
+from .engine.runs import Run, from_plain
+from .engine.seeds import check_seed, derive
+from .searching import Loss
 from .space import Genotype
 from .vit import Init, VisionTransformer, weight_groups
 
@@ -133,7 +133,7 @@ class RetrainResult:
 
 
 class Retraining:
-    """A network in training, to be run by :func:`~dasvit.loop.run_epochs`.
+    """A network in training, to be run by :func:`~dasvit.engine.loop.run_epochs`.
 
     Args:
         settings: Of the retraining.

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from . import __version__
+from .. import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CODE = ("dasvit/**/*.py", "benchmarks/**/*.py")  # what a result can depend on
 WRITTEN = ("book/results", "tests/fixtures", "benchmarks/gpu/README.md")  # what recording writes: no change of the code
 DIGITS = 16  # of a hash

@@ -15,8 +15,8 @@ import torchvision
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..engine.seeds import check_seed
 from .images import Augmentation, FileImages, ImageSet, short_side
-from .seeds import check_seed
 
 NAMES = "digits, cifar10, cifar100, imagenet100, folder:PATH"
 MEMORY_LIMIT = 4 << 30  # bytes; a larger set of files is decoded as it is needed

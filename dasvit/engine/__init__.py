@@ -1,0 +1,1 @@
+"""What runs and keeps any training, and knows nothing of vision transformers."""
