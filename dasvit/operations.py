@@ -76,8 +76,8 @@ class PreNorm(nn.Module):
         how: dict[str, Any] = {"grid": grid} if self.needs_grid else {}
         if self.few == "each":
             return self.module(self.norm(x[:, :first]), **how)
-        if self.few == "asked":
-            return self.module(self.norm(x), first=first, **how)
+        if self.few == "asked" and first is not None:
+            how["first"] = first
         return self.module(self.norm(x), **how)[:, :first]
 
 
