@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save
 
-from dasvit import checkpoint
+from dasvit.engine import checkpoint
 from dasvit.engine.checkpoint import VERSION, load_state, save_state
 from dasvit.engine.runs import random_states, set_random_states
 

@@ -9,7 +9,7 @@ import torchvision
 from PIL import Image
 
 from dasvit import DataSettings, load_data
-from dasvit import data as data_module
+from dasvit.data import sources as data_module
 from dasvit.data.images import FileImages
 from dasvit.data.sources import hold_out
 

@@ -80,9 +80,8 @@ def disturbed(arguments, run, fault, action, **constants):
     log.unlink(missing_ok=True)
     os.mkfifo(log)  # no file, so that it never meets a full disk
     reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
-    process = FORKS.Process(
-        target=victim, args=([*arguments, "--out", str(run), "--resume"], log, fault, action, constants)
-    )
+    flags = ["--out", str(run), *([] if arguments[0] == "export" else ["--resume"])]
+    process = FORKS.Process(target=victim, args=([*arguments, *flags], log, fault, action, constants))
     process.start()
     process.join(HANGS)
     code = process.exitcode  # none if it hangs
