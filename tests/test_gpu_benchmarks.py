@@ -18,6 +18,8 @@ from dasvit.engine.loop import Interrupted
 from dasvit.engine.runs import Run
 from dasvit.searching import SearchSettings, search
 
+pytestmark = pytest.mark.usefixtures("_unchecked")  # to look at the shape of every fake tensor takes as long again
+
 ROOT = Path(__file__).resolve().parents[1]
 GENOTYPE = '{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}'
 

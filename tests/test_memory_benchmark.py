@@ -11,6 +11,8 @@ from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.presets import SEARCH
 from dasvit.searching import SearchSettings
 
+pytestmark = pytest.mark.usefixtures("_unchecked")  # to look at the shape of every fake tensor takes as long again
+
 TINY = replace(SearchSettings(), image_size=16, patch_size=4)
 RECORDED = Path(__file__).resolve().parents[1] / "book" / "results" / "memory.json"
 STAGES = [(layers, operations) for layers, operations, _ in SEARCH["paper"].stages]

@@ -13,6 +13,8 @@ from dasvit.plan import fit, plan, plan_stage, remedies, step_seconds, survivors
 from dasvit.searching import SearchSettings, SearchStage
 from dasvit.space import SearchSpace
 
+pytestmark = pytest.mark.usefixtures("_unchecked")  # to look at the shape of every fake tensor takes as long again
+
 SMALL = SearchSettings(
     image_size=16, patch_size=4, dim=48, batch_size=8, keep_ratio=1.0, stages=((1, 8, 1), (2, 3, 1)),
     hardware=Hardware("cpu", "32-true"),

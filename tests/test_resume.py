@@ -49,7 +49,7 @@ def named(points):
     return pytest.mark.parametrize(("command", "where"), [pytest.param(*key, id=", ".join(key)) for key in points])
 
 
-@named(POINTS)
+@named(key for key in POINTS if key not in STOPS)
 def test_killed(command, where, undisturbed, tmp_path):
     code, log = disturbed(COMMANDS[command], tmp_path / "run", POINTS[command, where], KILL)
     assert code == -signal.SIGKILL, log

@@ -30,8 +30,13 @@ def images(few_digits):
     return few_digits.train
 
 
-def test_search_finds_an_architecture_of_the_space(images):
-    result = search(QUICK, images)
+@pytest.fixture(scope="module")
+def quick(images):
+    return search(QUICK, images)
+
+
+def test_search_finds_an_architecture_of_the_space(quick):
+    result = quick
     assert result.genotype in QUICK.space
     assert [(row["stage"], row["epoch"]) for row in result.history] == [(0, 0), (0, 1), (1, 0), (2, 0)]
     assert [len(row["alpha"]["0-2"]) for row in result.history] == [8, 8, 5, 3]
@@ -127,10 +132,10 @@ def test_loss_and_objective_are_given(images):
     assert doubled.history[0]["train_loss"] == pytest.approx(2 * expected.history[0]["train_loss"], rel=0.2)
 
 
-def test_the_same_seed_gives_the_same_search(images):
-    one, two, other = (search(replace(QUICK, seed=seed), images) for seed in (0, 0, 1))
-    assert untimed(one.history) == untimed(two.history)
-    assert untimed(one.history) != untimed(other.history)
+def test_the_same_seed_gives_the_same_search(images, quick):
+    same, other = (search(replace(QUICK, seed=seed), images) for seed in (0, 1))
+    assert untimed(quick.history) == untimed(same.history)
+    assert untimed(quick.history) != untimed(other.history)
 
 
 def test_stages_of_one_seed_are_not_those_of_the_next(images):
@@ -219,9 +224,9 @@ def test_a_run_directory_holds_what_is_promised(images, tmp_path):
     assert again.history == result.history
 
 
-@pytest.mark.parametrize("steps", [1, 4, 6, 7, 11])
-def test_an_interrupted_search_resumes_to_the_same_end(images, tmp_path, steps, monkeypatch):
-    expected = search(QUICK, images)
+@pytest.mark.parametrize("steps", [1, 6, 7, 11])
+def test_an_interrupted_search_resumes_to_the_same_end(images, quick, tmp_path, steps, monkeypatch):
+    expected = quick
     weight_step, count = SearchStage.weight_step, iter(range(1, 1000))
 
     def interrupted(self, train):
