@@ -10,20 +10,13 @@ from dasvit.engine.provenance import digest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [*results(), *sorted((ROOT / "tests" / "fixtures").glob("*.json"))]
-# Recorded from changes without a commit, and not again since: empty this list, and let it stay empty.
-AWAITED = {"dss_speed.json"}
-
-
-def each(path):
-    awaited = pytest.mark.xfail(strict=True, reason="to be recorded again")
-    return pytest.param(path, id=path.name, marks=[awaited] if path.name in AWAITED else [])
 
 
 def provenance(path):
     return json.loads(path.read_text())["provenance"]
 
 
-@pytest.mark.parametrize("path", [*map(each, FILES)])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_what_is_recorded_comes_from_a_commit_and_names_its_modules(path):
     told = provenance(path)
     assert told["commit"]
@@ -31,10 +24,6 @@ def test_what_is_recorded_comes_from_a_commit_and_names_its_modules(path):
     script = told["command"].split()[1]
     assert {script, "dasvit/__init__.py"} <= set(told["modules"])
     assert {"command", "versions", "hardware", "wall_seconds"} <= set(told)
-
-
-def test_only_what_is_there_is_awaited():
-    assert {path.name for path in FILES} >= AWAITED
 
 
 @pytest.fixture
