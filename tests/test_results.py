@@ -7,6 +7,7 @@ import pytest
 from recorded import AGES, age, duration, page, results, what
 
 from dasvit.engine.provenance import digest
+from dasvit.results import recorded, say, source_of, table
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [*results(), *sorted((ROOT / "tests" / "fixtures").glob("*.json"))]
@@ -88,3 +89,21 @@ def test_every_recorded_file_is_listed():
 )
 def test_durations(seconds, told):
     assert duration(seconds) == told
+
+
+def test_a_run_is_told_as_it_is_recorded(tmp_path, capsys):
+    hardware = {"processor": "P", "threads": 1, "gpu": None}
+    run = {"provenance": {"command": "python x.py", "commit": "abc", "versions": {"torch": "2"}, "hardware": hardware}}
+    for name, content in (("a.json", run), ("rehearsed.json", run | {"rehearsal": True})):
+        (tmp_path / name).write_text(json.dumps(content))
+    assert recorded("a.json", tmp_path) == run
+    assert recorded("rehearsed.json", tmp_path) is recorded("none.json", tmp_path) is None
+    assert source_of(run) == "python x.py\ncommit abc, P, 1 thread(s)\ntorch 2"
+    say("word " * 40)
+    assert [len(line) <= 76 for line in capsys.readouterr().out.splitlines()] == [True] * 3
+
+
+def test_a_table_has_its_cells_and_their_style():
+    html = table(("a", "b"), [(1, "<b>x</b>")], name="mine", cells="padding: 1em; color: red").data
+    assert "<thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td><b>x</b></td></tr></tbody>" in html
+    assert ".mine td, .mine th {padding: 1em !important; color: red !important}" in html

@@ -1,0 +1,65 @@
+"""What the book tells of recorded runs: files, where they come from, sentences and tables (chapter 7)."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+WIDTH = 76
+"""Characters of a line that a cell prints."""
+
+
+def recorded(name: str, folder: str | Path = "results") -> dict[str, Any] | None:
+    """Return a recorded run; nothing if it is not measured yet, or only rehearsed.
+
+    Args:
+        name: Of the file.
+        folder: Where it is; by default as seen from a chapter.
+    """
+    path = Path(folder) / name
+    run = json.loads(path.read_text()) if path.exists() else None
+    return None if run is None or run.get("rehearsal") else run
+
+
+def source_of(run: Mapping[str, Any]) -> str:
+    """Return what made a recorded run, in a few lines: command, commit, machine, versions."""
+    told, hardware = run["provenance"], run["provenance"]["hardware"]
+    tools = " ".join(f"{name} {version}" for name, version in (told["versions"] | run.get("tools", {})).items())
+    where = hardware["gpu"] or f"{hardware['processor']}, {hardware['threads']} thread(s)"
+    lines = told["command"], f"commit {told['commit']}, {where}", tools
+    return "\n".join(textwrap.fill(line, WIDTH, break_on_hyphens=False) for line in lines)
+
+
+def say(text: str) -> None:
+    """Print a sentence that a page has computed."""
+    print(textwrap.fill(text, WIDTH, break_on_hyphens=False))
+
+
+def table(
+    header: Sequence[object],
+    rows: Iterable[Sequence[object]],
+    *,
+    name: str = "told",
+    cells: str = "padding: 0.15em 0.5em",
+) -> Any:
+    """Return a table to be shown in a notebook.
+
+    Args:
+        header: What stands above the columns.
+        rows: What stands in them; HTML is taken as such.
+        name: Of the class of the table, for its style.
+        cells: Style of the cells.
+    """
+    from IPython.display import HTML
+
+    def line(tag: str, values: Sequence[object]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{value}</{tag}>" for value in values) + "</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    rules = "; ".join(f"{rule.strip()} !important" for rule in cells.split(";"))
+    style = f"<style>.{name} td, .{name} th {{{rules}}}</style>"
+    text = f'<table class="dataframe {name}"><thead>{line("th", header)}</thead><tbody>{body}</tbody></table>'
+    return HTML(f'{style}<div style="overflow-x: auto">{text}</div>')
