@@ -38,7 +38,18 @@ SEARCH = "search --preset tiny --train-images 400 --stages 2 8 1 4 5 1 6 3 1 --d
 
 FORKS = multiprocessing.get_context("forkserver")  # what is imported once need not be imported by each process
 FORKS.set_forkserver_preload(
-    ["dasvit.data.sources", "dasvit.searching", "dasvit.retraining", "dasvit.presets", "dasvit.plot"]
+    [
+        "dasvit.plan",
+        "dasvit.plot",
+        "dasvit.presets",
+        "dasvit.retraining",
+        "dasvit.searching",
+        "dasvit.training_free.search",
+        "einops.layers",
+        "pydantic.dataclasses",
+        "sklearn.datasets",
+        "sklearn.model_selection",
+    ]
 )
 
 
