@@ -99,6 +99,7 @@ def second_order_gradient(
         inner_lr: ξ, the step size of the unrolled step.
         mean: Averages over devices: they unroll one step, that of the whole batch, and not one each.
     """
+    weights = [w for w in weights if w.requires_grad]
     with frozen([alpha]):
         inner, _ = _gradients(lower, weights, mean)
     current = [w.detach() for w in weights]
@@ -124,6 +125,8 @@ def _gradients(losses: Losses, inputs: Sequence[Tensor], mean: Mean) -> tuple[li
     total: Tensor | None = None
     for compute in [losses] if callable(losses) else losses:
         loss = compute()
+        if not loss.requires_grad:
+            raise ValueError("the loss or objective given has no gradient: it must depend on what the network returns")
         found = torch.autograd.grad(loss, inputs, materialize_grads=True)
         gradients = [a + b for a, b in zip(gradients, found, strict=True)] if gradients else list(found)
         total = loss.detach() if total is None else total + loss.detach()

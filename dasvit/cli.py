@@ -11,10 +11,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, NoReturn, TypeVar
 
 from . import options
 from .engine.flags import changed, parse
+from .options import MODULES
 
 T = TypeVar("T")
 
@@ -93,6 +95,11 @@ def _dispatch(arguments: list[str]) -> None:
     if not arguments or arguments[0] not in commands:
         given = f"unknown command {arguments[0]!r}" if arguments else "no command"
         raise ValueError(f"{given}; known: {', '.join(commands)}")
+    for module in os.environ.get(MODULES, "").split():
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(f"{MODULES} names {module!r}, which cannot be imported: {error}") from None
     commands[arguments[0]][0](arguments[1:])
 
 
@@ -246,6 +253,8 @@ def _score(arguments: list[str]) -> None:
     from .training_free.space import find
 
     given, _ = parse("score", arguments, options.Score)
+    if not given.indicator:
+        raise ValueError(f"no indicator: name one or more of {', '.join(INDICATORS)}")
     for name in given.indicator:
         if name not in INDICATORS:
             raise ValueError(f"unknown indicator {name!r}; known: {', '.join(INDICATORS)}")
@@ -304,6 +313,8 @@ def _plan(arguments: list[str]) -> None:
     given, changes = parse("plan", arguments, options.Plan, SearchSettings, first=_FIRST.split())
     limit = None if given.gpu_mem is None else _bytes(given.gpu_mem)
     if given.batch is not None:
+        if changes.get("batch_size", given.batch) != given.batch:
+            raise ValueError(f"--batch {given.batch} and --batch-size {changes['batch_size']} are the same: give one")
         changes["batch_size"] = given.batch
     settings = changed(_preset(SEARCH, given.preset, changes), changes)
     channels, classes = given.in_channels, given.num_classes

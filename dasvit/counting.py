@@ -34,8 +34,14 @@ _FREE = """
 _adaptive_avg_pool2d _local_scalar_dense _log_softmax _safe_softmax _softmax _to_copy _unsafe_view amax aminmax arange
 argmax avg_pool2d cat clone constant_pad_nd copy_ empty full full_like gather im2col index index_select
 max_pool2d_with_indices mean native_batch_norm native_group_norm native_layer_norm new_zeros ones promote_types repeat
+roll as_strided_ scalar_tensor tril fill_ bernoulli_ empty_like hardswish
 scatter scatter_ scatter_add sort stack sum topk var_mean zeros zeros_like
 """
+_COPIES = ("_to_copy", "clone", "_unsafe_view")  # a weight that is copied is still a weight
+_FORMULAS = flop_registry | {
+    torch.ops.aten.mv: lambda matrix, *_, **__: 2 * matrix.numel(),
+    torch.ops.aten.dot: lambda vector, *_, **__: 2 * vector.numel(),
+}
 
 
 class Products(TorchDispatchMode):
@@ -56,25 +62,30 @@ class Products(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operator and count its products."""
+        formula = _FORMULAS.get(func._overloadpacket)
+        if formula is None and torch.is_inference_mode_enabled():  # there operators arrive that are not taken apart yet
+            with self:
+                if (result := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
+                    return result
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
         macs = 0 if formula is None else formula(*args, **(kwargs or {}), out_val=result) // 2
         self.macs += macs
-        self.note(func, args, macs, known=formula is not None)
+        self.note(func, args, result, macs if formula else None)
         return result
 
-    def note(self, func: Any, args: tuple[Any, ...], macs: int, *, known: bool) -> None:
+    def note(self, func: Any, args: tuple[Any, ...], result: Any, macs: int | None) -> None:
         """Look at an operator that has run."""
 
 
 class _ByModule(Products):
-    """The same by module and kind; a product is linear if one of its factors is a weight, as it is or as a view."""
+    """The same by module and kind; a product is linear if a factor is a weight, as it is, viewed or copied."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.own: dict[str, Counter[str]] = {name: Counter() for name, _ in model.named_modules()}
         self.unknown: set[str] = set()
         self._weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        self._copies: list[Any] = []  # kept, so that no other tensor gets their place
         self._inside = [""]
 
     @contextmanager
@@ -95,14 +106,17 @@ class _ByModule(Products):
             for handle in handles:
                 handle.remove()
 
-    def note(self, func: Any, args: tuple[Any, ...], macs: int, *, known: bool) -> None:
+    def note(self, func: Any, args: tuple[Any, ...], result: Any, macs: int | None) -> None:
         """Give the products of an operator to the module that runs."""
         name = func._overloadpacket.__name__
-        if not known:
+        weighted = any(isinstance(x, torch.Tensor) and x.untyped_storage()._cdata in self._weights for x in args)
+        if macs is None:
+            if weighted and name in _COPIES:
+                self._copies.append(result)
+                self._weights.add(result.untyped_storage()._cdata)
             if not (name in _FREE.split() or func.is_view or torch.Tag.pointwise in func.tags):
                 self.unknown.add(f"aten::{name}")
             return
-        weighted = any(isinstance(x, torch.Tensor) and x.untyped_storage()._cdata in self._weights for x in args)
         kind = "convolution" if "conv" in name else "linear" if weighted else "attention"
         self.own[self._inside[-1]][kind] += macs
 
@@ -167,12 +181,14 @@ def complexity(model: nn.Module, image_size: int, in_channels: int | None = None
     parameters = {name: sum(p.numel() for p in m.parameters()) for name, m in model.named_modules()}
     like = next(model.parameters(), torch.zeros(0))
     image = torch.zeros(1, channels, image_size, image_size, dtype=like.dtype, device=like.device)
-    training, counter = model.training, _ByModule(model)
+    training, counter, fast = model.training, _ByModule(model), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator without a formula
     try:
         with torch.no_grad(), counter.following(model), counter:
             model.eval()(image)
     finally:
         model.train(training)
+        torch.backends.mha.set_fastpath_enabled(fast)
     if counter.unknown:
         names = ", ".join(sorted(counter.unknown))
         raise ValueError(f"cannot count {names} in {type(model).__name__}: their cost is not known")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .layers import Attention, Mlp, layer_norm
 from .lean import LeanTerm, weighted_attention, weighted_mlp
+from .options import MODULES
 
 MAX_HEADS, MAX_RATIO = 1024, 64.0
 
@@ -85,19 +86,15 @@ def _no_size(text: str) -> Size:
     raise ValueError(f"{text!r} where nothing is said")
 
 
-def _nothing(*_: Any) -> int:
-    return 0
-
-
 @dataclass(frozen=True)
 class Kind:
     """A kind of operation, and all that the library asks of it.
 
     Args:
         name: What it is written as, before the colon.
-        module: Called as ``module(dim, size)``; returns a module on tokens ``[b, n, dim]``, which gets a LayerNorm in
-            front of it. Nothing for an operation without weights, which has a ``scale``.
-        parameters: Called as ``parameters(dim, size)``; those of the module.
+        module: Called as ``module(dim, size)``, on the ``meta`` device too; returns a module on tokens ``[b, n, dim]``,
+            which gets a LayerNorm in front of it. Nothing for an operation without weights, which has a ``scale``.
+        parameters: Called as ``parameters(dim, size)``; those of the module. By default they are counted.
         macs: Called as ``macs(tokens, dim, size)``; multiply-accumulates for one image, every matrix product counted.
         usage: How it is written, for messages.
         read: Reads what follows the colon; raises :class:`ValueError` if it is no size. Without it there is no colon.
@@ -114,8 +111,8 @@ class Kind:
 
     name: str
     module: Callable[[int, Any], nn.Module] | None = None
-    parameters: Callable[[int, Any], int] = _nothing
-    macs: Callable[[int, int, Any], int] = _nothing
+    parameters: Callable[[int, Any], int] | None = None
+    macs: Callable[[int, int, Any], int] | None = None
     usage: str = ""
     read: Callable[[str], Size] = _no_size
     colour: str = "#b65fb0"
@@ -142,8 +139,13 @@ class Kind:
         return PreNorm(self, self.module(dim, size), dim)
 
     def count(self, dim: int, size: Size) -> int:
-        """Return the number of parameters of what :meth:`make` returns, in closed form."""
-        return 0 if self.module is None else 2 * dim + self.parameters(dim, size)
+        """Return the number of parameters of what :meth:`make` returns, in closed form if there is one."""
+        if self.module is None:
+            return 0
+        if self.parameters is not None:
+            return 2 * dim + self.parameters(dim, size)
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.make(dim, size).parameters())
 
 
 def _heads(text: str) -> int:
@@ -158,6 +160,7 @@ def _ratio(text: str) -> float:
     return ratio
 
 
+TAKEN = {"norm", "module", "few", "needs_grid", "lean"}  # in PreNorm, whose module goes by the operation's name
 KINDS: dict[str, Kind] = {}
 """Every kind of operation by its name, in the order in which candidates are listed."""
 
@@ -166,12 +169,18 @@ def register(kind: Kind) -> Kind:
     """Add a kind of operation to the table; it can be searched, written in genotypes, built, counted and drawn then.
 
     Raises:
-        ValueError: If the name is taken or cannot be written in a genotype.
+        ValueError: If the name is taken or cannot be used, or what the kind says does not go together.
     """
     if kind.name in KINDS:
         raise ValueError(f"there is an operation {kind.name!r} already: choose another name")
-    if not kind.name.isidentifier():
-        raise ValueError(f"{kind.name!r} is no name of an operation: use letters, digits and _")
+    if not kind.name.isidentifier() or kind.name in TAKEN or hasattr(nn.Module(), kind.name):
+        raise ValueError(f"{kind.name!r} cannot name an operation: use letters, digits and _, and no name of torch's")
+    if (kind.module is None) == (kind.scale is None):
+        raise ValueError(f"operation {kind.name!r} needs a module or a scale, and not both")
+    if kind.scale == 0 and any(other.scale == 0 for other in KINDS.values()):
+        raise ValueError(f"operation {kind.name!r} has scale 0: there is a zero operation already")
+    if kind.few == "each" and kind.needs_grid:
+        raise ValueError(f"operation {kind.name!r} cannot transform each token by itself and need the grid: few='cut'")
     KINDS[kind.name] = kind
     return kind
 
@@ -179,7 +188,7 @@ def register(kind: Kind) -> Kind:
 def known() -> str:
     """Return in words how operations are written, and how to add one."""
     written = ", ".join(kind.usage or kind.name for kind in KINDS.values())
-    return f"known: {written}; dasvit.operations.register adds one"
+    return f"known: {written}; dasvit.operations.register adds one, for commands in a module that {MODULES} names"
 
 
 for _kind in (

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from .engine.flags import BY_PLACE
 
+MODULES = "DASVIT_OPERATIONS"
+"""The environment variable that names modules with operations of a user's own; a command imports them first."""
+
 
 @dataclass(frozen=True)
 class Search:

@@ -65,10 +65,14 @@ def survivors(space: SearchSpace, count: int, choice: Choice = "even") -> Candid
         space: The search space.
         count: Operations on each edge.
         choice: ``"even"``: identity, attention, MLP, attention, … in turn, other sizes on other edges;
-            ``"heaviest"``: those with the most weights, which bounds the memory of whatever survives.
+            ``"heaviest"``: those without a lean form, then those with the most weights, which bounds the memory of
+            whatever survives of the paper's candidates.
     """
     if choice == "heaviest":
-        by_weight = sorted(space.operations, key=lambda op: -op.spec.count(WIDE, op.size))
+        by_weight = sorted(
+            space.operations,
+            key=lambda op: (op.spec.lean is not None or op.spec.scale is not None, -op.spec.count(WIDE, op.size)),
+        )
         return (tuple(op for op in space.operations if op in by_weight[:count]),) * len(space.edges)
 
     def on_edge(number: int) -> tuple[Operation, ...]:
@@ -197,7 +201,8 @@ def advice(settings: SearchSettings, *, channels: int = 3, classes: int = 10) ->
     if 2 * settings.accumulate <= settings.batch_size // settings.hardware.devices:
         parts = 2 * settings.accumulate
         changes[f"--accumulate {parts}"] = replace(settings, accumulate=parts)
-    changes[f"--keep-ratio {settings.keep_ratio / 2:g}"] = replace(settings, keep_ratio=settings.keep_ratio / 2)
+    if not settings.space.needs_grid:
+        changes[f"--keep-ratio {settings.keep_ratio / 2:g}"] = replace(settings, keep_ratio=settings.keep_ratio / 2)
     told = [f"{flags} {needs(changed)}" for flags, changed in changes.items()]
     return f"this search needs about {needs(settings)}; with {', '.join(told)}"
 
@@ -217,7 +222,7 @@ def remedies(settings: SearchSettings) -> Iterator[tuple[str, SearchSettings]]:
             settings = replace(settings, accumulate=parts)
             yield f"--recompute --accumulate {parts}", settings
     for keep_ratio in (0.75, 0.5, 0.25):
-        if keep_ratio < settings.keep_ratio:
+        if keep_ratio < settings.keep_ratio and not settings.space.needs_grid:
             settings = replace(settings, keep_ratio=keep_ratio)
             yield f"--recompute --accumulate {settings.accumulate} --keep-ratio {keep_ratio}", settings
 

@@ -68,15 +68,16 @@ class MixedEdge(nn.Module):
             return each[index].to(x.dtype) * operation(x, first, grid)
 
         def lean(index: int, operation: PreNorm, x_hat: Tensor) -> Tensor:
-            if operation.lean is None:
-                return plain(index, operation)
+            assert operation.lean is not None
             return operation.lean(operation.norm, operation.module, x_hat, each[index], first)
 
         def again(index: int, operation: PreNorm, x: Tensor) -> Tensor:
             return lean(index, operation, normalise(x))
 
         def term(index: int, operation: nn.Module) -> Tensor:
-            if not isinstance(operation, PreNorm) or x_hat is None or operation.module._forward_hooks:
+            if not isinstance(operation, PreNorm) or operation.lean is None or x_hat is None:
+                return plain(index, operation)  # never computed twice: it may draw numbers or keep statistics
+            if operation.module._forward_hooks:
                 return plain(index, operation)
             if self.recompute:  # from x, so that not even x_hat is kept
                 return checkpoint(again, index, operation, x, use_reentrant=False, preserve_rng_state=False)

@@ -237,6 +237,11 @@ class SearchSpace:
         return Operation("none"), Operation("skip"), *balanced, *map(Operation.parse, self.extra)
 
     @property
+    def needs_grid(self) -> bool:
+        """Whether a candidate needs the patch tokens where they stand; then tokens are not selected."""
+        return any(op.spec.needs_grid for op in self.operations)
+
+    @property
     def edges(self) -> tuple[Edge, ...]:
         """All edges ``(source, target)``, by target, then source: five with the defaults."""
         targets = range(self.inputs, self.inputs + self.nodes)

@@ -176,3 +176,45 @@ def test_the_model_of_timm_counts_as_ours():
         complexity(ours, 16).parameters,
         complexity(ours, 16).products[""],
     )
+
+
+def test_a_weight_that_is_copied_is_a_weight():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 8, 4))
+
+        def forward(self, x):
+            return torch.einsum("bnd,hdk->bhnk", x.flatten(2).transpose(1, 2), self.weight)
+
+    counted = complexity(Heads(), 4, in_channels=8).products[""]
+    assert counted["linear"] == 16 * 3 * 8 * 4
+    assert counted["attention"] == 0
+    model = build("vit_b16", depth=1, dim=24, image_size=8, patch_size=2)
+    plain = complexity(model, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert complexity(model, 8).products == plain.products
+    with torch.inference_mode():
+        assert complexity(model, 8).products == plain.products
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_of_torch_is_looked_into(device):
+    with torch.device(device):
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = layer
+
+            def forward(self, x):
+                tokens = x.flatten(2).transpose(1, 2).roll(1, 1)
+                mask = torch.ones(16, 16, dtype=torch.bool, device=x.device).tril()
+                seen = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=mask)
+                return self.layer(seen) @ torch.ones(8, device=x.device)
+
+    n, d = 16, 8
+    counted = complexity(Net(), 4, in_channels=8)
+    assert counted.macs == 4 * n * d * d + 2 * n * d * 16 + 2 * 2 * n * n * d + n * d
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -19,12 +19,13 @@ from dasvit import (
     retrain,
     search,
 )
+from dasvit.cli import main
 from dasvit.counting import complexity
 from dasvit.engine.hardware import Hardware
 from dasvit.engine.runs import as_plain, from_plain
 from dasvit.fairness import type_weights
-from dasvit.operations import KINDS, register
-from dasvit.plan import plan
+from dasvit.operations import KINDS, Kind, register
+from dasvit.plan import plan, remedies, survivors
 from dasvit.plot import draw_genotype, figure_svg, plot_alpha
 from dasvit.relaxation import Supernet
 from dasvit.space import Operation
@@ -52,7 +53,7 @@ def test_parameters_and_products_are_those_of_the_module(text):
     around = Genotype.from_json('{"format": 1, "nodes": [[[0, "skip"]]]}')
     nodes = (((0, operation),),)
     one, other = (complexity(build(g, depth=1, dim=16, **SIZES), 8).macs for g in (Genotype(nodes), around))
-    assert one - other == operation.spec.macs(17, 16, operation.size)
+    assert one - other == (operation.spec.macs(17, 16, operation.size) if operation.spec.macs else 0)
 
 
 def test_a_search_finds_and_prunes_them(data):
@@ -124,7 +125,8 @@ def test_onnx_computes_the_same(tmp_path):
 def test_an_unknown_operation_says_how_to_add_it():
     text = OWN.to_json().replace("dwconv:3", "pool:2")
     with pytest.raises(
-        ValueError, match=r"unknown operation 'pool:2'; known: none, skip, .* dasvit.operations.register"
+        ValueError,
+        match=r"unknown operation 'pool:2'; known: none, skip, .* dasvit.operations.register .* DASVIT_OPERATIONS",
     ):
         Genotype.from_json(text)
     for wrong in ("dwconv", "dwconv:2", "dwconv:x", "skip:1", "gated:"):
@@ -137,8 +139,91 @@ def test_an_unknown_operation_says_how_to_add_it():
 def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="there is an operation 'dwconv' already"):
         register(KINDS["dwconv"])
-    with pytest.raises(ValueError, match="'a:b' is no name of an operation"):
-        register(replace(KINDS["dwconv"], name="a:b"))
+    for name in ("a:b", "norm", "module", "half", "train"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot name an operation"):
+            register(replace(KINDS["dwconv"], name=name))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"module": None}, "needs a module or a scale"),
+        ({"scale": 1}, "needs a module or a scale"),
+        ({"module": None, "scale": 0}, "there is a zero operation already"),
+        ({"few": "each"}, "cannot transform each token by itself and need the grid"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        register(replace(KINDS["dwconv"], name="other", **change))
+    assert "other" not in KINDS
+
+
+class Noisy(torch.nn.Module):
+    """What draws numbers, counts its calls and has a weight that is not trained."""
+
+    def __init__(self, dim, _size):
+        super().__init__()
+        self.inner, self.drop = torch.nn.Linear(dim, dim), torch.nn.Dropout(0.5)
+        self.still = torch.nn.Parameter(torch.eye(dim), requires_grad=False)
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.drop(self.inner(x @ self.still))
+
+
+@pytest.fixture
+def noisy(monkeypatch):
+    monkeypatch.setitem(KINDS, "noisy", Kind("noisy", Noisy))
+    return SearchSpace(heads=(2,), mlp_ratios=(1.0,), extra=("noisy",))
+
+
+def test_parameters_are_counted_where_no_formula_is_given(noisy):
+    operation = noisy.operations[-1]
+    assert operation.spec.count(DIM, None) == 2 * DIM + DIM * (DIM + 1) + DIM * DIM
+
+
+def test_recomputing_leaves_alone_what_has_no_lean_form(noisy):
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        net = Supernet(noisy, depth=1, dim=DIM, recompute=recompute, **SIZES).double()
+        torch.manual_seed(1)
+        net(torch.ones(2, 1, 8, 8, dtype=torch.float64)).square().sum().backward()
+        calls = net.get_submodule("layers.0.edges.0-2.operations.noisy.noisy").calls
+        found.append((net.pos_embed.grad, int(calls)))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-12, rtol=1e-12)
+    assert found[0][1] == found[1][1] == 1
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_run_with_buffers_and_still_weights_goes_on(noisy, data, tmp_path, order):
+    settings = replace(QUICK, space=noisy, stages=((1, 5, 1), (1, 4, 1)), order=order)
+    first = search(settings, data, tmp_path / "run")
+    again = search(settings, data, tmp_path / "run", resume=True)
+    assert again.genotype == first.genotype
+    last = again.supernet.state_dict()
+    assert all(torch.equal(value, last[name]) for name, value in first.supernet.state_dict().items())
+
+
+def test_what_has_no_lean_form_is_among_the_heaviest():
+    kept = survivors(SPACE, 3, "heaviest")[0]
+    assert {op.kind for op in kept} == {"dwconv", "gated", "msa"}
+    settings = replace(QUICK, keep_ratio=0.5)
+    assert not any("--keep-ratio" in flags for flags, _ in remedies(settings))
+
+
+def test_a_command_imports_the_modules_that_are_named(monkeypatch, capsys):
+    monkeypatch.setenv("DASVIT_OPERATIONS", "own_operations")
+    with pytest.raises(SystemExit) as ended:
+        main(["complexity", OWN.to_json(), "--dim", "24"])
+    assert ended.value.code == 0
+    monkeypatch.setenv("DASVIT_OPERATIONS", "no_such_module")
+    with pytest.raises(SystemExit) as ended:
+        main(["draw", OWN.to_json(), "-o", "x.svg"])
+    assert ended.value.code == 2
+    assert "DASVIT_OPERATIONS names 'no_such_module', which cannot be imported" in capsys.readouterr().err
 
 
 def test_a_space_with_them_comes_back_from_its_settings():

@@ -95,7 +95,8 @@ def expect(found: Any, pattern: Any, name: str) -> None:
     Args:
         found: The part.
         pattern: A mapping stands for one with the same keys, a tensor for one of the same shape with float32 or float64
-            numbers, a range for an integer in it, a type for what is of this type, a float for a finite one.
+            numbers (if its own are no floats, of its own type), a range for an integer in it, a type for what is of
+            this type, a float for a finite one.
         name: What the part goes by in the message.
 
     Raises:
@@ -105,7 +106,8 @@ def expect(found: Any, pattern: Any, name: str) -> None:
         fits = isinstance(found, dict) and found.keys() == pattern.keys()
     elif isinstance(pattern, torch.Tensor):
         fits = isinstance(found, torch.Tensor) and found.shape == pattern.shape
-        fits = fits and found.dtype in (torch.float32, torch.float64)
+        floats = (torch.float32, torch.float64) if pattern.is_floating_point() else (pattern.dtype,)
+        fits = fits and found.dtype in floats
     elif isinstance(pattern, range):
         fits = type(found) is int and found in pattern
     else:

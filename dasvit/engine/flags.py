@@ -72,7 +72,7 @@ class _Flag:
         if isinstance(default, tuple):
             default = " ".join(str(x) for row in default for x in (row if isinstance(row, tuple) else (row,)))
         told = "" if default in (MISSING, None, "") else f" (default: {default})"
-        return self.help.replace("%", "%%") + told
+        return (self.help + told).replace("%", "%%")
 
 
 def _flags(cls: type, path: tuple[str, ...] = ()) -> Iterator[_Flag]:
@@ -114,8 +114,7 @@ def parse(
     parser = _Parser(
         prog, f"{prog} [OPTIONS]", (options.__doc__ or "").partition("\n")[0], epilog=told, allow_abbrev=False
     )
-    if first:
-        parser.add_argument("--help-all", action="help", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--help-all", action="help", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     own = list(_flags(options))
     for flag in (*own, *(_flags(settings, ("settings",)) if settings else ())):
         flag.add(parser, not first or "--help-all" in arguments or flag.name in first)

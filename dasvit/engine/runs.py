@@ -115,6 +115,9 @@ class Run:
             self._free = weakref.finalize(self, lock.close)
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if start is not None:
+                if not self.unstarted:  # by another process, since this one looked
+                    self.close()
+                    raise ValueError(f"{self.path} was started just now by another process: choose another directory")
                 self._put("settings.json", start)
         except OSError as error:
             self.close()
