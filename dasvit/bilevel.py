@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Loss = Callable[[], Tensor]
+BoundLoss = Callable[[], Tensor]
 """A loss that is bound to its network and batch; computed anew at each call."""
 
-Losses = Loss | Sequence[Loss]
+Losses = BoundLoss | Sequence[BoundLoss]
 """A loss, or the parts it is the sum of: with parts of a batch less memory is needed at a time.
 
 :meta private:

@@ -53,7 +53,7 @@ def rehearsal(tmp_path):
 def test_memory(rehearsal, monkeypatch):
     module = script("memory")
     first, last = stopped_and_continued(module.Memory(**rehearsal))
-    assert first["rows"] == []
+    assert len(first["rows"]) < len(last["rows"])
     for row in last["rows"]:
         (batch,) = row["batches"]
         assert not batch["out_of_memory"]
@@ -171,7 +171,7 @@ def last_images(row):
 def test_book(rehearsal):
     step = script("book").Book(**rehearsal)
     first, last = stopped_and_continued(step)
-    assert first["rows"] == []
+    assert len(first["rows"]) < len(last["rows"])
     (row,) = last["rows"]
     assert row["name"] == "chapter"
 
