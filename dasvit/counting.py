@@ -38,10 +38,12 @@ roll as_strided_ scalar_tensor tril fill_ bernoulli_ empty_like hardswish
 scatter scatter_ scatter_add sort stack sum topk var_mean zeros zeros_like
 """
 _COPIES = ("_to_copy", "clone", "_unsafe_view")  # a weight that is copied is still a weight
-_FORMULAS = flop_registry | {
-    torch.ops.aten.mv: lambda matrix, *_, **__: 2 * matrix.numel(),
-    torch.ops.aten.dot: lambda vector, *_, **__: 2 * vector.numel(),
-}
+_ATEN = torch.ops.aten
+_FORMULAS = {  # what torch has no formula for; torch 2.11 has none for attention on a CPU
+    _ATEN.mv: lambda matrix, *_, **__: 2 * matrix.numel(),
+    _ATEN.dot: lambda vector, *_, **__: 2 * vector.numel(),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+} | flop_registry
 
 
 class Products(TorchDispatchMode):
