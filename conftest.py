@@ -73,6 +73,9 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
     "tf_search": False,
     "golden": True,
     "real_images": False,
+    "timm_model": True,
+    "tf_indicators": True,
+    "tf_statistics": False,
 }
 
 
