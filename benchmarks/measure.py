@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import statistics
 import sys
@@ -77,6 +78,15 @@ def begin(out: Path | None) -> float:
     return time.perf_counter()
 
 
+def placeless(value: Any) -> Any:
+    """Return what is recorded, with ``folder:PATH`` for a folder of images: where it lies says nothing to others."""
+    if isinstance(value, str):
+        return re.sub(r"^((?:--data=)?folder:).*", r"\1PATH", value, flags=re.DOTALL)
+    if isinstance(value, Mapping):
+        return {name: placeless(inner) for name, inner in value.items()}
+    return [placeless(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def source(*declared: str) -> dict[str, Any]:
     """Return where a result comes from, with the command as it is to be typed, less the place of its file.
 
@@ -86,7 +96,7 @@ def source(*declared: str) -> dict[str, Any]:
         declared: What the result depends on beside the modules of this process, as for
             :func:`dasvit.engine.provenance.modules`.
     """
-    words = [word for word in sys.argv[1:] if not word.startswith("--out=")]
+    words = placeless([word for word in sys.argv[1:] if not word.startswith("--out=")])
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
     script, here = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parent
@@ -106,7 +116,7 @@ def write(path: Path, result: Mapping[str, Any], start: float, *declared: str) -
         declared: What it depends on beside the modules of this process, as for
             :func:`dasvit.engine.provenance.modules`.
     """
-    told = {"provenance": source(*declared) | {"wall_seconds": time.perf_counter() - start}, **result}
+    told = {"provenance": source(*declared) | {"wall_seconds": time.perf_counter() - start}, **placeless(result)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(told, indent=1) + "\n")
     print(path)

@@ -195,3 +195,14 @@ def test_recorded_runs_are_of_one_code(tmp_path, monkeypatch, capsys):
     kept = tmp_path / "runs" / "digits_tiny" / measure.MODULES
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"dasvit/searching.py": "0"}))
     assert "was started before dasvit/searching.py changed" in refusal(capsys, record.main, args)
+
+
+def test_where_images_lie_is_not_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", [str(ROOT / "benchmarks/tune.py"), "cifar10", "--data", "folder:/my images", "--seeds", "1"]
+    )
+    settings = {"data": {"data": "folder:/my images"}, "tried": ("folder:/my images", 2)}
+    measure.write(tmp_path / "x.json", settings, measure.begin(None))
+    told = json.loads((tmp_path / "x.json").read_text())
+    assert told["provenance"]["command"] == "python benchmarks/tune.py cifar10 --data folder:PATH --seeds 1"
+    assert (told["data"], told["tried"]) == ({"data": "folder:PATH"}, ["folder:PATH", 2])
