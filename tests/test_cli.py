@@ -240,6 +240,7 @@ def test_help(run, command):
     assert (code, err) == (0, "")
     assert f"usage: dasvit {command}" in out
     assert command in run("--help")[1]
+    assert run(command, "--help-all")[0] == 0
 
 
 def test_help_lists_what_people_need_first(run):
@@ -343,6 +344,8 @@ BAD_INPUT = [
     (["complexity", "vit_b16", "--num-classes", HUGE], f"num_classes {HUGE} is too large"),
     (["plan", "--in-channels", HUGE], f"in_channels {HUGE} is too large"),
     (["score", "vit_b16", "--seed", HUGE], f"seed {HUGE} is outside"),
+    (["score", "vit_b16", "--indicator"], "no indicator: name one or more of dss"),
+    (["plan", "--batch", "4", "--batch-size", "8"], "--batch 4 and --batch-size 8 are the same: give one"),
     (["tf-search", "--image-size", HUGE, "--out", "OUT"], f"image_size {HUGE} is too large"),
     (["tf-search", "--seed", HUGE, "--out", "OUT"], f"seed {HUGE} is outside"),
     (["tf-search", "--jobs", HUGE, "--out", "OUT"], f"jobs {HUGE}: take 1 to 1000"),

@@ -32,6 +32,19 @@ def test_a_run_writes_its_settings_with_their_provenance(tmp_path):
     assert run.settings("search") == stored["settings"]
 
 
+def test_a_run_that_begins_while_another_one_looks_is_left_alone(tmp_path, monkeypatch):
+    def while_it_looks():
+        monkeypatch.undo()
+        Run.open(tmp_path / "run", "search", Settings()).close()
+        return {}
+
+    monkeypatch.setattr("dasvit.engine.runs.provenance", while_it_looks)
+    with pytest.raises(ValueError, match="was started just now by another process"):
+        Run.open(tmp_path / "run", "search", Settings(x=2), resume=True)
+    assert Run(tmp_path / "run").settings("search")["x"] == 1
+    Run.open(tmp_path / "run", "search", Settings(), resume=True).close()  # it is free again
+
+
 def test_a_directory_in_use_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ValueError, match="exists already: add --resume"):
