@@ -44,7 +44,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "more images": {"images": 15_000, "epochs": 5},
     "fewer images": {"images": 2_500},
     "plain images": {"augmentation": Augmentation()},
-    "wide": {"dim": 72},
 }
 """What each recipe has instead of the base: 4 layers of 48 channels, 5,000 mirrored and cropped images, 15 epochs."""
 BASE = {"depth": 4, "dim": 48, "images": 5_000, "epochs": 15}
