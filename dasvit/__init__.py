@@ -58,8 +58,8 @@ def _register(_timm: ModuleType) -> None:
 
 
 def __getattr__(name: str) -> object:
-    if name == "training_free":
-        return import_module(".training_free", __name__)
+    if name in ("landscape", "training_free"):
+        return import_module(f".{name}", __name__)
     if name not in _MODULE:
         raise AttributeError(f"module 'dasvit' has no attribute {name!r}")
     return getattr(import_module(f".{_MODULE[name]}", __name__), name)

@@ -85,6 +85,7 @@ def _dispatch(arguments: list[str]) -> None:
         "table1": (_table1, "the paper's Table I, printed against counted"),
         "score": (_score, "rank a network without training it"),
         "tf-search": (_tf_search, "search without training"),
+        "landscape": (_landscape, "train many encoders of a space, to know it"),
         "plan": (_plan, "memory and time of a search, before it is run"),
     }
     usage = "usage: dasvit COMMAND [OPTIONS]\n\n" + "\n".join(f"  {c:<11} {d}" for c, (_, d) in commands.items())
@@ -290,8 +291,7 @@ def _tf_search(arguments: list[str]) -> None:
     from .training_free import TFSearchSettings, tf_search
 
     given, changes = parse("tf-search", arguments, options.TfSearch, TFSearchSettings)
-    if given.jobs == 0 or abs(given.jobs) > 1000:
-        raise ValueError(f"jobs {given.jobs}: take 1 to 1000 processes, or -1 for all processors")
+    _check_jobs(given.jobs)
     settings = changed(_stored(TFSearchSettings, "tf-search", given) or TFSearchSettings(), changes)
     result = tf_search(settings, given.out, jobs=given.jobs, resume=given.resume, progress=True)
     indicator = settings.indicators[0]
@@ -300,6 +300,31 @@ def _tf_search(arguments: list[str]) -> None:
     score, count = result.best["scores"][indicator]["total"], len(result.rows) - failed
     told = f"{indicator} {score:.6g}, {result.best['parameters']:,} parameters"
     print(f"{result.best['network']}: {told}, best of {count} scored, {failed} failed")
+
+
+def _landscape(arguments: list[str]) -> None:
+    from .data.sources import load_data
+    from .landscape import Landscape, LandscapeSettings, train
+
+    first = "out jobs resume data networks trainings curve-images draw-seed epochs dim depth"
+    given, changes = parse("landscape", arguments, options.Landscape, LandscapeSettings, first=first.split())
+    _check_jobs(given.jobs)
+    if of_one := {"genotype", "seed"} & changes.get("recipe", {}).keys():
+        raise ValueError(f"a landscape has many encoders and seeds: leave out --{min(of_one)}, see --draw-seed")
+    settings = changed(_stored(LandscapeSettings, "landscape", given) or LandscapeSettings(), changes)
+    rows = train(settings, given.out, jobs=given.jobs, resume=given.resume, progress=True)
+    data = load_data(settings.recipe.data, image_size=settings.recipe.image_size)
+    landscape = Landscape.gather(settings, rows, data)
+    landscape.save(given.out / "landscape.safetensors")
+    best = max(landscape.numbers, key=lambda number: landscape.query(settings.space[number], "val").mean)
+    told = landscape.query(settings.space[best], "test")
+    print(f"{settings.space[best].to_json()}: best of {len(landscape.numbers)} on validation images, test accuracy")
+    print(f"{100 * told.mean:.2f} % from {told.n} trainings")
+
+
+def _check_jobs(jobs: int) -> None:
+    if jobs == 0 or abs(jobs) > 1000:
+        raise ValueError(f"jobs {jobs}: take 1 to 1000 processes, or -1 for all processors")
 
 
 def _plan(arguments: list[str]) -> None:

@@ -141,6 +141,18 @@ class TfSearch:
 
 
 @dataclass(frozen=True)
+class Landscape:
+    """Train random encoders of a space by one recipe, to know the space."""
+
+    out: Path
+    """The run directory: settings, metrics.jsonl (a training a line), landscape.safetensors."""
+    jobs: int = 1
+    """Processes of one thread; -1 takes all processors."""
+    resume: bool = False
+    """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Tell what each stage of a search needs: bytes of live tensors, counted, and seconds a step, measured here.
 

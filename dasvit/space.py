@@ -277,6 +277,24 @@ class SearchSpace:
             nodes.append(tuple(node))
         return Genotype(tuple(nodes), self.inputs)
 
+    def number(self, genotype: Genotype) -> int:
+        """Return the number of an architecture: ``space[space.number(genotype)] == genotype``.
+
+        Raises:
+            ValueError: If it is none of this space.
+        """
+        if genotype not in self:
+            raise ValueError(f"{genotype.to_json()} is no architecture of {self}")
+        operations, number = self.operations[1:], 0
+        targets = range(self.inputs, self.inputs + self.nodes)
+        for target, node, radix in reversed(list(zip(targets, genotype.nodes, self._radices(), strict=True))):
+            digit, choices = 0, self._choices(target)
+            for _, operation in reversed(node):
+                digit = digit * len(operations) + operations.index(operation)
+            which = choices.index(tuple(source for source, _ in node))
+            number = number * radix + digit * len(choices) + which
+        return number
+
     def __iter__(self) -> Iterator[Genotype]:
         return map(self.__getitem__, range(math.prod(self._radices())))
 

@@ -96,7 +96,6 @@ def test_they_are_retrained_counted_planned_and_drawn(data):
         6,
         4,
     ]
-    assert len(list(plan(replace(QUICK, hardware=Hardware("cpu")), channels=1))) == 2
     assert KINDS["dwconv"].colour in figure_svg(draw_genotype(OWN))
     weights = type_weights(torch.full((5, 6), 1 / 6), (SPACE.operations,) * 5)
     assert {name: round(float(w), 4) for name, w in weights.items()} == {"msa": 0.1667, "mlp": 0.3333, "dwconv": 0.1667}

@@ -42,8 +42,9 @@ def test_rooms_look_down_only():
             assert all(need.startswith(room) for need in needs), module
 
 
-def test_the_subpackage_is_there_at_once():
-    assert run("import dasvit; print(dasvit.training_free.dss.__name__)") == "dss"
+def test_the_subpackages_are_there_at_once():
+    code = "import dasvit; print(dasvit.training_free.dss.__name__, dasvit.landscape.load.__name__)"
+    assert run(code) == "dss load"
 
 
 def test_a_copy_that_is_not_installed_works(tmp_path):

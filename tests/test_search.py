@@ -332,18 +332,20 @@ def test_a_finished_stage_is_let_go(images):
 
 def test_two_devices_find_what_one_finds(tmp_path):
     """Two processes that talk by gloo, each with half of every batch."""
-    for devices in ("1", "2"):
-        flags = {"train-images": "100", "test-images": "20", "dim": "24", "device": "cpu", "precision": "64-true"}
-        flags |= {"out": str(tmp_path / devices), "devices": devices}
-        command = [sys.executable, "-m", "dasvit.cli", "search", *(f"--{k}={v}" for k, v in flags.items())]
-        command += ["--stages", *"182131"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("nodes") == 1  # one process speaks
-    one, two = (
-        [json.loads(line) for line in (tmp_path / devices / "metrics.jsonl").read_text().splitlines()]
-        for devices in ("1", "2")
+    settings = SearchSettings(
+        data=DataSettings(train_images=100, test_images=20),
+        dim=24,
+        stages=((1, 8, 2), (1, 3, 1)),
+        hardware=Hardware("cpu", "64-true"),
     )
+    one = search(settings, load_data(settings.data, image_size=8).train).history
+    flags = {"train-images": "100", "test-images": "20", "dim": "24", "device": "cpu", "precision": "64-true"}
+    flags |= {"out": str(tmp_path), "devices": "2"}
+    command = [sys.executable, "-m", "dasvit.cli", "search", *(f"--{k}={v}" for k, v in flags.items())]
+    done = subprocess.run([*command, "--stages", *"182131"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("nodes") == 1  # one process speaks
+    two = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(one) == len(two) == 3
     for a, b in zip(one, two, strict=True):
         assert a["genotype"] == b["genotype"]

@@ -64,6 +64,9 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
+        return Interrupted, (self.signum,)
+
 
 class TrainingDivergedError(RunFailedError):
     """A loss or a weight is not finite any more."""

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from joblib import Parallel, delayed
-from tqdm import tqdm
-
 from ..checks import check_sizes
 from ..engine.checkpoint import expect
 from ..engine.hardware import out_of_memory
-from ..engine.loop import Signals
-from ..engine.runs import Run, RunFailedError
+from ..engine.runs import Run
 from ..engine.seeds import check_seed
+from ..engine.spread import one_thread, spread
 from .diversity import Norms
 from .indicators import INDICATORS, Probe, score
 from .space import SPACES, Shape
@@ -126,7 +121,7 @@ def score_number(settings: TFSearchSettings, number: int) -> dict[str, Any]:
         settings.image_size, seed=settings.seed, norms=_norms(settings.space, shape) if space.shared else None
     )
     scores, errors = {}, {}
-    with _one_thread():
+    with one_thread():
         for name in settings.indicators:
             try:
                 scores[name] = score(space.build(number, shape), name, probe)
@@ -155,17 +150,6 @@ def check_row(settings: TFSearchSettings, numbers: Sequence[int], index: int, ro
             expect(row["errors"][name], str, f"errors.{name}")
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: small singular values on many are slower, and processes share the processors."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @cache
 def _norms(_space: str, _shape: Shape) -> Norms:
     """Return this process's table of nuclear norms for the weights of one space."""
@@ -182,8 +166,8 @@ def tf_search(
 ) -> TFSearchResult:
     """Score random networks of a space and rank them.
 
-    Every row is written as soon as it is there. The work is spread by joblib, so that inside
-    ``joblib.parallel_config(backend="dask")`` or ``"ray"`` it runs on that cluster; results do not depend on how.
+    Every row is written as soon as it is there. The work is spread by :func:`~dasvit.engine.spread.spread`, also over a
+    cluster; results do not depend on how.
 
     Args:
         settings: Everything it depends on.
@@ -200,15 +184,7 @@ def tf_search(
     numbers = draw(settings)
     with Run.open(run_dir, "tf-search", settings, resume=resume) if run_dir is not None else nullcontext() as run:
         rows = [] if run is None else run.resume_rows(partial(check_row, settings, numbers))
-        left = numbers[len(rows) :]
-        bar = tqdm(total=len(numbers), initial=len(rows), desc="scoring", disable=None if progress else True)
-        with bar, Signals() as signals:
-            for row in _scored(settings, left, jobs, signals):
-                rows.append(row)
-                if run is not None:
-                    run.log(row)
-                bar.update()
-                signals.stop()
+        spread(partial(score_number, settings), numbers, rows, run, jobs=jobs, title="scoring", progress=progress)
         best = _best(settings, rows)
         if run is not None:
             run.write("best.json", best)
@@ -223,17 +199,3 @@ def _best(settings: TFSearchSettings, rows: list[dict[str, Any]]) -> dict[str, A
         raise ValueError(f"none of the {len(rows)} networks could be scored; the first: {rows[0]['errors'][first]}")
     top = max(scored, key=lambda row: row["scores"][first]["total"])
     return {"network": f"{settings.space}:{top['number']}", **SPACES[settings.space].describe(top["number"]), **top}
-
-
-def _scored(settings: TFSearchSettings, numbers: list[int], jobs: int, signals: Signals) -> Iterator[dict[str, Any]]:
-    """Yield the rows in order."""
-    work = (delayed(score_number)(settings, number) for number in numbers)
-    try:
-        yield from Parallel(n_jobs=jobs, return_as="generator")(work)
-    except (BrokenExecutor, KeyboardInterrupt) as error:
-        signals.stop()  # it stopped the workers too
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise RunFailedError(
-            "a process that scores networks died, killed or out of memory: go on with --resume and fewer jobs"
-        ) from None

@@ -1,0 +1,21 @@
+"""The truth of a space of transformers: its encoders trained, and what that says of the others (chapter 11)."""
+
+from .modelling import Model, Variances, cross_validated, fit
+from .table import METRICS, Answer, Landscape, load
+from .training import RECIPE, LandscapeSettings, attending, train, trainings
+
+__all__ = [
+    "METRICS",
+    "RECIPE",
+    "Answer",
+    "Landscape",
+    "LandscapeSettings",
+    "Model",
+    "Variances",
+    "attending",
+    "cross_validated",
+    "fit",
+    "load",
+    "train",
+    "trainings",
+]
