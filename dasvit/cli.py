@@ -306,13 +306,13 @@ def _landscape(arguments: list[str]) -> None:
     from .data.sources import load_data
     from .landscape import Landscape, LandscapeSettings, train
 
-    first = "out jobs resume data networks trainings curve-images draw-seed epochs dim depth"
+    first = "out jobs bank resume data networks every trainings curve-images draw-seed epochs dim depth"
     given, changes = parse("landscape", arguments, options.Landscape, LandscapeSettings, first=first.split())
     _check_jobs(given.jobs)
     if of_one := {"genotype", "seed"} & changes.get("recipe", {}).keys():
         raise ValueError(f"a landscape has many encoders and seeds: leave out --{min(of_one)}, see --draw-seed")
     settings = changed(_stored(LandscapeSettings, "landscape", given) or LandscapeSettings(), changes)
-    rows = train(settings, given.out, jobs=given.jobs, resume=given.resume, progress=True)
+    rows = train(settings, given.out, jobs=given.jobs, bank=given.bank, resume=given.resume, progress=True)
     data = load_data(settings.recipe.data, image_size=settings.recipe.image_size)
     landscape = Landscape.gather(settings, rows, data)
     landscape.save(given.out / "landscape.safetensors")

@@ -148,6 +148,8 @@ class Landscape:
     """The run directory: settings, metrics.jsonl (a training a line), landscape.safetensors."""
     jobs: int = 1
     """Processes of one thread; -1 takes all processors."""
+    bank: int = 1
+    """Encoders of one wiring trained at once; for a GPU, with --every, whose banks of 49 are all alike."""
     resume: bool = False
     """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
 

@@ -249,7 +249,7 @@ def classify(
     image_size: int,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
-) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
+) -> tuple[Float[Tensor, " n *classes"], Int[Tensor, " n"]]:
     """Return the logits of a set of images, and their labels.
 
     Args:

@@ -11,12 +11,13 @@ import joblib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.optim import AdamW
 
-from dasvit import DataSettings, Genotype, RetrainSettings, SearchSpace, load_data, retrain
+from dasvit import DataSettings, Genotype, RetrainSettings, SearchSpace, build, load_data, retrain
 from dasvit.cli import main
 from dasvit.engine.hardware import Hardware
 from dasvit.engine.loop import Interrupted
-from dasvit.engine.seeds import derive
 from dasvit.landscape import (
     METRICS,
     Landscape,
@@ -30,10 +31,14 @@ from dasvit.landscape import (
     train,
     trainings,
 )
+from dasvit.landscape.banks import Bank, alike, losses, names_by_bank
+from dasvit.landscape.measuring import MeasuredTraining, train_some
 from dasvit.landscape.modelling import features
-from dasvit.landscape.training import MeasuredTraining, train_one
+from dasvit.landscape.settings import recipe_of
+from dasvit.vit import weight_groups
 
 SPACE = SearchSpace()
+SIZES = {"image_size": 8, "patch_size": 2, "in_channels": 1}
 RECIPE = RetrainSettings(
     data=DataSettings(train_images=240, test_images=90),
     dim=24,
@@ -102,27 +107,24 @@ def test_settings_are_checked(changes, message):
 def test_a_training_is_a_retraining(trained):
     """What a landscape trains is what ``retrain`` would, to the bit; looking at test images changes nothing."""
     row = trained[0][1]
-    settings = replace(
-        RECIPE,
-        genotype=SPACE[row["number"]].to_json(),
-        seed=derive(row["seed"], "landscape", row["number"]),
-    )
+    settings = recipe_of(SETTINGS, row["number"], row["seed"])
+    assert settings.genotype == SPACE[row["number"]].to_json()
     data = load_data(RECIPE.data, image_size=RECIPE.image_size)
     plain = retrain(settings, data)
     right = plain.predictions == data.test.labels
     assert row["correct"] == np.packbits(right.numpy()).tobytes().hex()
     assert row["test_correct"][-1] == int(right.sum())
-    assert row["test_loss"][-1] == plain.accuracy["loss"]
+    assert row["test_loss"][-1] == pytest.approx(plain.accuracy["loss"], rel=1e-5)
     assert row["val_correct"][-1] == round(plain.history[-1]["val_top1"] * 120)
-    assert row["val_loss"][-1] == plain.history[-1]["val_loss"]
+    assert row["val_loss"][-1] == pytest.approx(plain.history[-1]["val_loss"], rel=1e-5)
     assert row["train_loss"] == [epoch["train_loss"] for epoch in plain.history]
 
 
 def test_early_epochs_look_at_few_images_and_the_last_at_all(landscape):
     assert landscape.images == {"val": [50, 120], "test": [50, 90]}
     assert all(row["test_correct"][0] <= 50 for row in landscape.rows)
-    job = MeasuredTraining(SETTINGS, SPACE.canonical(0), 0, load_data(RECIPE.data, image_size=8))
-    assert [len(job.fewer[part]) for part in ("val", "test")] == [50, 50]
+    job = MeasuredTraining(SETTINGS, (0, 0), load_data(RECIPE.data, image_size=8))
+    assert [len(job.look.fewer[part]) for part in ("val", "test")] == [50, 50]
 
 
 def test_the_number_of_processes_changes_nothing(trained):
@@ -361,5 +363,96 @@ def test_a_network_is_the_same_wherever_it_is_trained(trained):
     """Any networks trained again give the same counts."""
     pieces = trainings(SETTINGS)
     for index in (0, 7, 15):
-        assert without_seconds([train_one(SETTINGS, pieces[index])]) == without_seconds([trained[0][index]])
+        assert without_seconds(train_some(SETTINGS, [pieces[index]])) == without_seconds([trained[0][index]])
     assert torch.get_num_threads() == 1
+
+
+def test_every_bank_has_each_operation_on_each_edge_equally_often():
+    seen = set()
+    for bank in alike(7):
+        assert len(bank) == 49
+        for place in range(4):
+            assert Counter(choice[place] for choice in bank) == dict.fromkeys(range(7), 7)
+        seen |= set(bank)
+    assert len(seen) == 7**4
+    for count in (1, 2, 4, 6):
+        with pytest.raises(ValueError, match=f"{count} operations: banks alike need a prime"):
+            next(alike(count))
+
+
+def test_every_name_is_in_a_bank():
+    names = names_by_bank(SPACE)
+    assert sorted(names) == list(range(len(SPACE)))
+    for start in range(0, len(names), 49):
+        genotypes = [SPACE[n] for n in names[start : start + 49]]
+        assert len({tuple(edge for edge, _ in g.edges) for g in genotypes}) == 1
+        for place in range(4):
+            assert set(Counter(list(g.edges)[place][1] for g in genotypes).values()) == {7}
+    small = SearchSpace(heads=(2,), mlp_ratios=(1,), nodes=1)
+    assert sorted(names_by_bank(small)) == list(range(len(small)))
+
+
+def test_a_bank_takes_the_steps_of_each_network_alone():
+    numbers = names_by_bank(SPACE)[49 * 60 : 49 * 60 + 24]
+    torch.set_default_dtype(torch.float64)
+    try:
+        networks = [build(SPACE[n], depth=2, dim=24, num_classes=5, class_token_last=True, **SIZES) for n in numbers]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    bank = Bank(networks, SPACE, numbers)
+    assert sum(p.numel() for p in bank.parameters()) == sum(p.numel() for n in networks for p in n.parameters())
+    together = AdamW(bank.weight_groups(0.05), lr=3e-3)
+    alone = [AdamW(weight_groups(network, 0.05), lr=3e-3) for network in networks]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        images = torch.randn(8, 1, 8, 8, dtype=torch.float64, generator=generator)
+        labels = torch.randint(5, (8,), generator=generator)
+        own = losses(bank(images), labels)
+        own.sum().backward()
+        together.step()
+        together.zero_grad()
+        for i, (network, optimizer) in enumerate(zip(networks, alone, strict=True)):
+            loss = F.cross_entropy(network(images), labels)
+            torch.testing.assert_close(own[i], loss, atol=1e-10, rtol=0)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    difference = bank(images) - torch.stack([network(images) for network in networks], dim=1)
+    assert difference.abs().max() < 1e-10
+
+
+def test_a_bank_is_of_one_wiring():
+    numbers = names_by_bank(SPACE)[48::2353][:2]
+    networks = [build(SPACE[n], depth=1, dim=24, num_classes=5, **SIZES) for n in numbers]
+    with pytest.raises(ValueError, match="2 wirings in one bank"):
+        Bank(networks, SPACE, numbers)
+
+
+def test_a_landscape_of_banks_is_that_of_networks(tmp_path, monkeypatch):
+    """Every name of a small space, in double precision, also when it is cut within a bank."""
+    recipe = replace(RECIPE, hardware=Hardware("cpu", "64-true"), dim=8)
+    settings = LandscapeSettings(
+        recipe,
+        SearchSpace(heads=(2, 4), mlp_ratios=(1,), nodes=1, keep=1),
+        networks=1,
+        every=True,
+        trainings=2,
+        curve_images=50,
+    )
+    alone = train(settings)
+    assert len(alone) == 2 * len(settings.space) == 16
+    assert len({(row["number"], row["seed"]) for row in alone}) == 16
+    banks = train(settings, tmp_path / "run", bank=3)
+    assert max(row["seconds"][0] for row in banks) > 0
+
+    def check(rows):
+        for one, other in zip(alone, rows, strict=True):
+            for name in ("number", "seed", "val_correct", "test_correct", "correct"):
+                assert one[name] == other[name]
+            for name in ("train_loss", "val_loss", "test_loss"):
+                assert one[name] == pytest.approx(other[name], rel=1e-6)
+
+    check(banks)
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:5]))  # the second bank is not whole
+    check(train(settings, tmp_path / "run", bank=3, resume=True))

@@ -79,7 +79,7 @@ def test_a_process_that_dies_stops_the_search_not_the_run(searched, tmp_path, mo
     log = module.Run.log
     with monkeypatch.context() as patched:
         patched.setattr(module.Run, "log", killing)
-        with pytest.raises(RunFailedError, match=r"a process of this run died while scoring, .* go on with --resume"):
+        with pytest.raises(RunFailedError, match=r"a process died while scoring, .* go on with --resume"):
             tf_search(many, tmp_path / "run", jobs=2)
     rows = tf_search(many, tmp_path / "run", resume=True).rows
     assert rows == tf_search(many).rows

@@ -1,8 +1,9 @@
 """The truth of a space of transformers: its encoders trained, and what that says of the others (chapter 11)."""
 
 from .modelling import Model, Variances, cross_validated, fit
+from .settings import RECIPE, LandscapeSettings, attending, trainings
 from .table import METRICS, Answer, Landscape, load
-from .training import RECIPE, LandscapeSettings, attending, train, trainings
+from .training import train
 
 __all__ = [
     "METRICS",

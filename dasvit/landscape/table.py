@@ -23,8 +23,9 @@ from ..engine.checkpoint import settle
 from ..engine.runs import as_plain, from_plain
 from ..retraining import set_apart
 from ..space import Genotype
+from .measuring import CURVES
 from .modelling import Model, Variances, fit
-from .training import CURVES, LandscapeSettings, attending
+from .settings import LandscapeSettings, attending
 
 FORMAT = "dasvit landscape 1"
 ACCURACIES, LOSSES = ("test", "val"), ("test_loss", "val_loss", "train_loss")
@@ -97,10 +98,10 @@ class Landscape:
 
     @cached_property
     def trained(self) -> dict[int, list[int]]:
-        """Rows of each encoder's trainings, by its number, in the order drawn."""
+        """Rows of each encoder's trainings, by the first number that it has, in the order drawn."""
         found: dict[int, list[int]] = {}
         for i, row in enumerate(self.rows):
-            found.setdefault(row["number"], []).append(i)
+            found.setdefault(self.settings.space.canonical(row["number"]), []).append(i)
         return found
 
     @property

@@ -184,7 +184,11 @@ def tf_search(
     numbers = draw(settings)
     with Run.open(run_dir, "tf-search", settings, resume=resume) if run_dir is not None else nullcontext() as run:
         rows = [] if run is None else run.resume_rows(partial(check_row, settings, numbers))
-        spread(partial(score_number, settings), numbers, rows, run, jobs=jobs, title="scoring", progress=progress)
+        work, done = partial(score_number, settings), len(rows)
+        for row in spread(work, numbers[done:], jobs=jobs, title="scoring", progress=progress, done=done):
+            rows.append(row)
+            if run is not None:
+                run.log(row)
         best = _best(settings, rows)
         if run is not None:
             run.write("best.json", best)

@@ -1,0 +1,176 @@
+"""One training of a landscape, or a bank of them at once, and what is told of it (chapter 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from lightning_fabric import seed_everything
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from ..data.images import ImageSet
+from ..data.sources import Data, DataSettings, load_data
+from ..engine.hardware import make_fabric
+from ..engine.loop import cosine_schedule, run_epochs
+from ..engine.seeds import derive
+from ..engine.spread import one_thread
+from ..retraining import Retraining, RetrainSettings, classify, make_network, set_apart
+from .banks import Bank, losses
+from .settings import LandscapeSettings, recipe_of
+
+CURVES = ("train_loss", "val_correct", "val_loss", "test_correct", "test_loss", "seconds")
+"""What is told of each epoch of a training."""
+
+
+class _Looking:
+    """Looks at validation and test images after an epoch: at all after the last one, else at some, always the same.
+
+    Attributes:
+        right: Which test images each network takes for what they are.
+    """
+
+    right: Bool[Tensor, "g images"]
+
+    def __init__(self, settings: LandscapeSettings, data: Data, device: torch.device) -> None:
+        _, val = set_apart(settings.recipe, data.train)
+        assert val is not None
+        self.last, self.size, self.device = settings.recipe.epochs - 1, settings.recipe.image_size, device
+        self.parts = {"val": val.to(device), "test": data.test.to(device)}
+        self.fewer = {name: some(part, settings.curve_images) for name, part in self.parts.items()}
+
+    def __call__(self, model: nn.Module, epoch: int) -> dict[str, list[Any]]:
+        """Return what is counted, with a number for each network."""
+        found: dict[str, list[Any]] = {}
+        for name, part in (self.parts if epoch == self.last else self.fewer).items():
+            logits, labels = classify(model, part, self.size, self.device)
+            logits = logits[:, None] if logits.ndim == 2 else logits  # of one network
+            self.right = (logits.argmax(dim=-1) == labels[:, None]).T
+            found |= {
+                f"{name}_correct": self.right.sum(dim=1).tolist(),
+                f"{name}_loss": losses(logits, labels).tolist(),
+            }
+        return found
+
+
+def some(images: ImageSet, count: int) -> ImageSet:
+    """Return so many images of a set, always the same, or all if there are no more."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images.subset(order[:count].sort().values)
+
+
+class MeasuredTraining(Retraining):
+    """A training whose test images are looked at as well: of a landscape they choose nothing.
+
+    Args:
+        settings: Of the landscape.
+        training: Number of the encoder, and seed.
+        data: All images.
+    """
+
+    def __init__(self, settings: LandscapeSettings, training: tuple[int, int], data: Data) -> None:
+        recipe = recipe_of(settings, *training)
+        super().__init__(recipe, data.train, make_fabric(recipe.hardware))
+        self.look = _Looking(settings, data, self.fabric.device)
+
+    def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
+        """Return the row of an epoch, with a number for each network."""
+        return {"train_loss": [means["train_loss"]], **self.look(self.model, epoch)}
+
+
+class BankTraining:
+    """Trainings of encoders of one wiring at once: each takes the steps that it would take alone.
+
+    Args:
+        settings: Of the landscape.
+        piece: Number and seed of each training; one seed, so that all see the same images.
+        data: All images.
+
+    Raises:
+        ValueError: If the recipe mixes or erases images, which draws from the global generator for each network.
+    """
+
+    title = "training a bank"
+
+    def __init__(self, settings: LandscapeSettings, piece: Sequence[tuple[int, int]], data: Data) -> None:
+        recipes = [recipe_of(settings, *training) for training in piece]
+        self.recipe = recipe = recipes[0]
+        if recipe.mixup or recipe.cutmix or recipe.erase:
+            raise ValueError("mixup, cutmix and erase are not for banks: train one encoder at a time")
+        self.fabric = make_fabric(recipe.hardware)
+        train, _ = set_apart(recipe, data.train)
+        self.images = train.to(self.fabric.device)
+        self.epochs, self.steps = recipe.epochs, len(train) // recipe.batch_size
+        networks = []
+        for own in recipes:
+            seed_everything(derive(own.seed, "weights"), verbose=False)
+            networks.append(make_network(own, data.train))
+        bank = Bank(networks, settings.space, [number for number, _ in piece])
+        optimizer = AdamW(bank.weight_groups(recipe.weight_decay), lr=recipe.lr, fused=True)
+        self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, recipe.warmup_epochs * self.steps)
+        self.model, self.optimizer = self.fabric.setup(bank, optimizer)
+        self.total: Tensor | float = 0.0
+        self.look = _Looking(settings, data, self.fabric.device)
+
+    def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
+        """Take a step of all networks on every batch."""
+        recipe, self.total = self.recipe, 0.0
+        batches = self.images.batches(
+            recipe.batch_size,
+            image_size=recipe.image_size,
+            device=self.fabric.device,
+            augmentation=recipe.data.augmentation,
+            seed=derive(recipe.ordering, "order"),
+            epoch=epoch,
+            start=start,
+        )
+        for images, labels in batches:
+            own = losses(self.model(images), labels)  # of a sum each network's weights get their own gradient
+            self.fabric.backward(own.sum())
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.schedule.step()
+            self.total = self.total + own.detach()
+            yield {"train_loss": own.detach().mean()}
+
+    def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
+        """Return the row of an epoch, with a number for each network."""
+        assert isinstance(self.total, Tensor)
+        return {"train_loss": (self.total / self.steps).tolist(), **self.look(self.model, epoch)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights."""
+        return dict(self.model.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set the weights."""
+        self.model.load_state_dict(state)
+
+
+def train_some(settings: LandscapeSettings, piece: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Return the rows of a training, or of a bank of them; they depend on nothing but the arguments."""
+    with one_thread():
+        data, (first, *others) = images_of(settings.recipe), piece
+        job = BankTraining(settings, piece, data) if others else MeasuredTraining(settings, first, data)
+        epochs = run_epochs(job)
+    rows = []
+    for i, (number, seed) in enumerate(piece):
+        curves = {name: [row[name][i] for row in epochs] for name in CURVES[:-1]}
+        seconds = {"seconds": [row["seconds"] / len(piece) for row in epochs]}
+        correct = np.packbits(job.look.right[i].cpu().numpy()).tobytes().hex()
+        rows.append({"number": number, "seed": seed, **curves, **seconds, "correct": correct})
+    return rows
+
+
+def images_of(recipe: RetrainSettings) -> Data:
+    """Return the images of a recipe, read once by a process."""
+    return _images(recipe.data, recipe.image_size)
+
+
+@cache
+def _images(data: DataSettings, image_size: int) -> Data:
+    return load_data(data, image_size=image_size)
