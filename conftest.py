@@ -68,6 +68,7 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
     "search": True,
     "memory_benchmark": False,
     "untrusted": False,
+    "landscape": True,
     "cli": False,
     "rendered": False,
     "tf_search": False,

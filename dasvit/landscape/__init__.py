@@ -1,4 +1,4 @@
-"""The truth of a space of transformers: its encoders trained, and what that says of the others (chapter 11)."""
+"""The truth of a space of transformers: its encoders trained, and what that says of the others."""
 
 from .modelling import Model, Variances, cross_validated, fit
 from .settings import RECIPE, LandscapeSettings, attending, trainings

@@ -1,4 +1,4 @@
-"""Which encoders a landscape trains, and by which recipe (chapter 11)."""
+"""Which encoders a landscape trains, and by which recipe."""
 
 from __future__ import annotations
 

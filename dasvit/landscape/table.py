@@ -1,4 +1,4 @@
-"""The trainings of a landscape as one file, and what it answers (chapter 11)."""
+"""The trainings of a landscape as one file, and what it answers."""
 
 from __future__ import annotations
 
