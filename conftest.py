@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
-CHAPTERS = ("06", "04", "05", "07", "08", "09", "03", "01", "10", "02")  # the longest first
+CHAPTERS = ("06", "04", "05", "07", "08", "09", "03", "01", "11", "10", "02")  # the longest first
 
 
 def pytest_configure(config):

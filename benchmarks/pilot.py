@@ -25,7 +25,6 @@ import tyro
 from joblib import Parallel, delayed
 from measure import begin, one_line, resumable, write
 from scales import SCALES
-from scipy import stats
 from tqdm import tqdm
 
 from dasvit.data.images import Augmentation, ImageSet
@@ -33,6 +32,7 @@ from dasvit.data.sources import hold_out, load_data
 from dasvit.engine.hardware import make_fabric
 from dasvit.engine.loop import run_epochs
 from dasvit.engine.seeds import derive
+from dasvit.landscape import reliability
 from dasvit.retraining import Retraining, RetrainSettings, classify, measures
 from dasvit.space import SearchSpace
 
@@ -70,23 +70,6 @@ class Pilot:
     """Where finished rows are kept."""
     out: Path = Path("book/results")
     """Where the JSON file goes."""
-
-
-def reliability(values: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Return the intraclass correlation of trainings by encoder, with its 95 % interval (Shrout and Fleiss 1979).
-
-    Args:
-        values: One row for each encoder, with a value for each of its trainings.
-    """
-    table = np.asarray(values)
-    encoders, trainings = table.shape
-    between = trainings * table.mean(axis=1).var(ddof=1)
-    within = table.var(axis=1, ddof=1).mean()
-    freedom = encoders - 1, encoders * (trainings - 1)
-    ends = (1.0, stats.f.ppf(0.975, *freedom), stats.f.ppf(0.025, *freedom))
-    ratios = (between / within / end for end in ends)
-    correlation, low, high = ((ratio - 1) / (ratio + trainings - 1) for ratio in ratios)
-    return float(correlation), float(low), float(high)
 
 
 def settings_of(recipe: str, data: str) -> tuple[RetrainSettings, int]:

@@ -94,6 +94,7 @@ def test_every_function_with_attention_can_be_drawn():
         ({"networks": 0}, "networks 0 is outside 1 … 4,974"),
         ({"networks": 4975}, "networks 4975 is outside"),
         ({"trainings": 0}, "trainings 0 is below one"),
+        ({"repeat_every": 0}, "repeat_every 0 is below one"),
         ({"curve_images": 0}, "curve_images 0 is below one"),
         ({"draw_seed": -1}, "draw_seed -1 is outside"),
         ({"recipe": replace(RECIPE, val_share=0.0)}, "val_share 0 leaves no validation images"),

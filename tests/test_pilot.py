@@ -21,7 +21,7 @@ def test_reliability_is_that_of_shrout_and_fleiss():
 def test_reliability_finds_the_share_that_was_put_in():
     rng = np.random.default_rng(0)
     table = rng.normal(size=(2000, 1)) * 3**0.5 + rng.normal(size=(2000, 3))
-    found, low, high = pilot.reliability(table)
+    found, low, high = pilot.reliability(table.tolist())
     assert low < 0.75 < high
     assert found == pytest.approx(0.75, abs=0.02)
 
@@ -44,7 +44,7 @@ def test_a_recipe_costs_what_its_mean_needs_to_be_reliable():
     values = np.asarray(SHROUT_FLEISS) / 10
     rows = [row("measure", "base", g, seed, values[g, seed]) for g in range(6) for seed in range(4)]
     told = pilot.summary(rows, "base")
-    icc = pilot.reliability(values)[0]
+    icc = pilot.reliability(values.tolist())[0]
     needed = 0.8 * (1 - icc) / (0.2 * icc)
     assert needed * icc / (1 + (needed - 1) * icc) == pytest.approx(0.8)  # Spearman and Brown
     assert told["top1"]["10000"]["icc"] == told["loss"]["10000"]["icc"] == pytest.approx(icc)

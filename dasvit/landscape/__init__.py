@@ -1,6 +1,6 @@
 """The truth of a space of transformers: its encoders trained, and what that says of the others."""
 
-from .modelling import Model, Variances, cross_validated, fit
+from .modelling import Model, Variances, cross_validated, fit, reliability
 from .settings import RECIPE, LandscapeSettings, attending, trainings
 from .table import METRICS, Answer, Landscape, load
 from .training import train
@@ -17,6 +17,7 @@ __all__ = [
     "cross_validated",
     "fit",
     "load",
+    "reliability",
     "train",
     "trainings",
 ]

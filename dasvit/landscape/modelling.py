@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy import stats
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
@@ -162,3 +163,20 @@ def cross_validated(
         model = Model(space, own, means, counts, fit(space, own, trained))
         mean[held], sd[held] = model.posterior([numbers[i] for i in held])
     return mean, sd
+
+
+def reliability(values: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Return the intraclass correlation of trainings by encoder, with its 95 % interval (Shrout and Fleiss 1979).
+
+    Args:
+        values: One row for each encoder, with a value for each of its trainings.
+    """
+    table = np.asarray(values)
+    encoders, trainings = table.shape
+    between = trainings * table.mean(axis=1).var(ddof=1)
+    within = table.var(axis=1, ddof=1).mean()
+    freedom = encoders - 1, encoders * (trainings - 1)
+    ends = (1.0, stats.f.ppf(0.975, *freedom), stats.f.ppf(0.025, *freedom))
+    ratios = (between / within / end for end in ends)
+    correlation, low, high = ((ratio - 1) / (ratio + trainings - 1) for ratio in ratios)
+    return float(correlation), float(low), float(high)

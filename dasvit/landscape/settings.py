@@ -42,14 +42,16 @@ class LandscapeSettings:
     every: bool = False
     """Train every name in the space instead, those of one function as further trainings of it."""
     trainings: int = 3
-    """Trainings of every tenth encoder, of the others there is one; with --every, trainings of each."""
+    """Trainings of each encoder that is trained more than once; with --every, of all."""
+    repeat_every: int = 10
+    """Train the first of so many encoders several times, the others once."""
     curve_images: int = 1000
     """Validation images, and test images, looked at after each epoch but the last, which looks at all."""
     draw_seed: int = 0
     """Seed that draws the encoders."""
 
     def __post_init__(self) -> None:
-        check_sizes(trainings=self.trainings, curve_images=self.curve_images)
+        check_sizes(trainings=self.trainings, repeat_every=self.repeat_every, curve_images=self.curve_images)
         check_seed(self.draw_seed, "draw_seed")
         count = len(attending(self.space))
         if not 1 <= self.networks <= count:
@@ -67,14 +69,14 @@ def attending(space: SearchSpace) -> tuple[int, ...]:
 def trainings(settings: LandscapeSettings) -> list[tuple[int, int]]:
     """Return the number of an encoder and the seed of each training, in their order.
 
-    A part from the start is a smaller landscape: its encoders are drawn evenly, and a tenth are trained several times.
+    A part from the start is a smaller landscape: its encoders are drawn evenly, and as many are trained several times.
     With ``every`` the encoders come bank after bank, see :func:`~dasvit.landscape.banks.names_by_bank`.
     """
     if settings.every:
         return [(number, seed) for seed in range(settings.trainings) for number in names_by_bank(settings.space)]
     numbers = attending(settings.space)
     drawn = random.Random(derive(settings.draw_seed, "landscape")).sample(numbers, settings.networks)
-    seeds = (range(settings.trainings if i % 10 == 0 else 1) for i in range(len(drawn)))
+    seeds = (range(settings.trainings if i % settings.repeat_every == 0 else 1) for i in range(len(drawn)))
     return [(number, seed) for number, several in zip(drawn, seeds, strict=True) for seed in several]
 
 
