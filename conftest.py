@@ -69,6 +69,7 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
     "memory_benchmark": False,
     "untrusted": False,
     "landscape": True,
+    "landscape_benchmark": False,
     "cli": False,
     "rendered": False,
     "tf_search": False,

@@ -109,7 +109,7 @@ class Model:
 
     def posterior(self, numbers: Sequence[int]) -> tuple[Values, Values]:
         """Return the posterior mean and standard deviation of networks, measured or not."""
-        which = np.asarray(numbers)
+        which = np.asarray(numbers, dtype=int)
         cross = self._covariance(which) + self.variances.rest * (which[:, None] == self.numbers[None])
         alone, pairs = features(self.space)
         prior = self.variances.alone * (alone[which] ** 2).sum(1) + self.variances.pairs * (pairs[which] ** 2).sum(1)
@@ -154,6 +154,7 @@ def cross_validated(
         values: The trainings of each.
         folds: How many times the variances are fitted, to all networks but those of a fold.
     """
+    folds = min(folds, len(numbers))
     mean, sd = np.zeros(len(numbers)), np.zeros(len(numbers))
     for fold in range(folds):
         held = range(fold, len(numbers), folds)
