@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 WIDTH = 76
@@ -36,6 +37,11 @@ def source_of(run: Mapping[str, Any]) -> str:
 def say(text: str) -> None:
     """Print a sentence that a page has computed."""
     print(textwrap.fill(text, WIDTH, break_on_hyphens=False))
+
+
+def percent(shares: Sequence[float]) -> str:
+    """Return mean and standard deviation of at least two shares, in percent, e.g. ``"92.9 ± 1.1"``."""
+    return f"{100 * mean(shares):.1f} ± {100 * stdev(shares):.1f}"
 
 
 def table(
