@@ -7,7 +7,7 @@ import pytest
 from recorded import AGES, age, duration, page, results, what
 
 from dasvit.engine.provenance import digest
-from dasvit.results import recorded, say, source_of, table
+from dasvit.results import percent, recorded, say, source_of, table
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [*results(), *sorted((ROOT / "tests" / "fixtures").glob("*.json"))]
@@ -108,3 +108,7 @@ def test_a_table_has_its_cells_and_their_style():
     html = table(("a", "b"), [(1, "<b>x</b>")], name="mine", cells="padding: 1em; color: red").data
     assert "<thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td><b>x</b></td></tr></tbody>" in html
     assert ".mine td, .mine th {padding: 1em !important; color: red !important}" in html
+
+
+def test_shares_are_told_in_percent():
+    assert percent([0.9, 0.94, 0.92]) == "92.0 ± 2.0"
