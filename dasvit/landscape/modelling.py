@@ -119,6 +119,12 @@ class Model:
         return self.mean + cross @ self._solved, np.sqrt(np.maximum(variance, 0))
 
 
+def between_seeds(values: Sequence[Sequence[float]]) -> float:
+    """Return the variance between trainings of one network, pooled over networks; 0 if none was trained twice."""
+    again = sum(len(own) - 1 for own in values)
+    return float(sum(np.var(own) * len(own) for own in values if len(own) > 1) / again) if again else 0.0
+
+
 def fit(space: SearchSpace, numbers: Sequence[int], values: Sequence[Sequence[float]]) -> Variances:
     """Return the variances under which the measured values are most likely; that of seeds is pooled within networks.
 
@@ -128,13 +134,12 @@ def fit(space: SearchSpace, numbers: Sequence[int], values: Sequence[Sequence[fl
         values: The trainings of each; without a network trained twice the variance of seeds is 0.
     """
     means, counts = np.array([np.mean(v) for v in values]), np.array([len(v) for v in values], dtype=float)
-    again = sum(len(v) - 1 for v in values)
-    seed = sum(np.var(v) * len(v) for v in values) / again if again else 0.0
+    seed = between_seeds(values)
     scale = max(float(means.var()), 1e-12)
 
     def of(logs: ndarray) -> Variances:
         alone, pairs, rest = (scale * np.exp(logs)).tolist()
-        return Variances(alone, pairs, rest, float(seed))
+        return Variances(alone, pairs, rest, seed)
 
     def unlikely(logs: ndarray) -> float:
         return -Model(space, numbers, means, counts, of(logs)).log_likelihood

@@ -24,7 +24,7 @@ from ..engine.runs import as_plain, from_plain
 from ..retraining import set_apart
 from ..space import Genotype
 from .measuring import CURVES
-from .modelling import Model, Variances, fit
+from .modelling import Model, Variances, between_seeds, fit
 from .settings import LandscapeSettings, attending
 
 FORMAT = "dasvit landscape 1"
@@ -75,6 +75,7 @@ class Landscape:
     variances: Mapping[str, Variances] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     _models: dict[tuple[str, int], Model] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[tuple[str, int], list[list[float]]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def gather(
@@ -109,6 +110,10 @@ class Landscape:
         """Numbers of the encoders that were trained, in the order drawn."""
         return list(self.trained)
 
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {number: place for place, number in enumerate(self.trained)}
+
     @property
     def functions(self) -> tuple[int, ...]:
         """Numbers of all encoders with attention, one of each function."""
@@ -120,13 +125,18 @@ class Landscape:
         Raises:
             ValueError: If there is no such metric or epoch.
         """
-        at = self._at(metric, epoch)
-        if metric in COSTS:
-            return [[float(value)] for value in self.costs[metric]]
-        values = np.array([row[f"{metric}_correct" if metric in ACCURACIES else metric][at - 1] for row in self.rows])
-        if metric in ACCURACIES:
-            values = values / self.images[metric][at - 1]
-        return [values[own].tolist() for own in self.trained.values()]
+        return self._values(metric, self._at(metric, epoch))
+
+    def _values(self, metric: str, at: int) -> list[list[float]]:
+        if (metric, at) not in self._known:
+            column = f"{metric}_correct" if metric in ACCURACIES else metric
+            if metric in COSTS:
+                found = [[float(value)] for value in self.costs[metric]]
+            else:
+                whole = self.images[metric][at - 1] if metric in ACCURACIES else 1
+                found = [[self.rows[i][column][at - 1] / whole for i in own] for own in self.trained.values()]
+            self._known[metric, at] = found
+        return self._known[metric, at]
 
     @cached_property
     def correct(self) -> Bool[ndarray, "trainings images"]:
@@ -164,8 +174,9 @@ class Landscape:
         """
         at, number = self._at(metric, epoch), self.number(genotype)
         if number in self.trained:
-            own = self.values(metric, at)[self.numbers.index(number)]
-            error = 0.0 if metric in COSTS else (self.model(metric, at).variances.seed / len(own)) ** 0.5
+            values = self._values(metric, at)
+            own = values[self._places[number]]
+            error = (between_seeds(values) / len(own)) ** 0.5
             return Answer(float(np.mean(own)), error, len(own), measured=True)
         if not self.settings.space[number].has_attention and metric in (*ACCURACIES, *LOSSES):
             return Answer(1 / self.classes if metric in ACCURACIES else math.log(self.classes), 0.0, 0, measured=False)
