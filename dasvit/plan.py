@@ -20,7 +20,8 @@ from .engine.hardware import Hardware, make_fabric
 from .engine.memory import LiveBytes
 from .operations import KINDS
 from .relaxation import Candidates
-from .searching import SearchSettings, SearchStage
+from .search_settings import SearchSettings
+from .search_stage import SearchStage
 from .space import Operation, SearchSpace
 
 WIDE = 768  # width at which weights are compared: at any one that the operations fit, the order is the same

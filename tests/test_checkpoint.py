@@ -83,7 +83,7 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch, told, numb
         raise SafetensorError(told)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space left|odd") as caught:
+    with pytest.raises(OSError, match=r"No space left|odd") as caught:
         save_state(tmp_path / "a", {"x": torch.zeros(3)})
     assert caught.value.errno == number
     assert list(tmp_path.iterdir()) == []

@@ -323,7 +323,10 @@ def load_schedule(schedule: LambdaLR, state: Mapping[str, Any]) -> None:
     step = state["last_epoch"]
     rates = [base * factor(step) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):  # recorded steps know it by its place
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     schedule.load_state_dict(schedule.state_dict() | {"last_epoch": step, "_step_count": step + 1, "_last_lr": rates})
 
 
