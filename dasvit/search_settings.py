@@ -40,6 +40,8 @@ class SearchSettings:
     """Share of patch tokens kept in the search."""
     recompute: bool = False
     """Compute operations again in the backward pass: less memory, more time, the same result."""
+    joint: Literal["auto", "on", "off"] = "auto"
+    """Compute a layer's operations in few large products: the same to rounding; auto: on a GPU with the memory for it."""
     fairness: FairnessSettings = field(default_factory=FairnessSettings)
     """Operation fairness regularisation."""
     order: Literal[1, 2] = 1
@@ -86,6 +88,8 @@ class SearchSettings:
             )
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")
+        if self.joint == "on" and self.recompute:
+            raise ValueError("joint on with recompute: what is computed in few products is kept, use --joint auto")
         if self.order == 2 and self.hardware.capture == "on":
             raise ValueError("capture on with order 2: only steps of order 1 can be recorded, use --capture auto")
         if not 0 < self.keep_ratio <= 1:

@@ -14,6 +14,7 @@ from functools import partialmethod
 from pathlib import Path
 
 import torch
+from tape import Tape
 from torch import nn
 
 import dasvit
@@ -21,7 +22,9 @@ from dasvit import DataSettings, SearchSettings, SearchSpace, load_data
 from dasvit.engine.hardware import Hardware
 from dasvit.engine.loop import Interrupted
 
-SEARCH, LOOP, UPDATES = (sys.modules[f"dasvit.{name}"] for name in ("searching", "engine.loop", "engine.updates"))
+SEARCH, LOOP, UPDATES, HARDWARE = (
+    sys.modules[f"dasvit.{name}"] for name in ("searching", "engine.loop", "engine.updates", "engine.hardware")
+)
 
 PLAIN = SearchSettings(
     data=DataSettings(train_images=56, test_images=10),  # 28 a half, 3 steps an epoch
@@ -34,7 +37,7 @@ PLAIN = SearchSettings(
     hardware=Hardware("cpu", "64-true"),
 )
 STOP = 4  # the step at which those to be resumed are stopped, within the second epoch
-FEATURES = ("recompute", "accumulate", "devices", "compile", "precision", "order", "keep ratio", "resume")
+FEATURES = ("recompute", "accumulate", "devices", "compile", "precision", "order", "keep ratio", "capture", "resume")
 
 
 def settings_of(features):
@@ -44,6 +47,7 @@ def settings_of(features):
         compile="compile" in features,
         precision="bf16-mixed" if "precision" in features else "64-true",
         devices=2 if "devices" in features else 1,
+        capture="auto" if "capture" in features else "off",  # it is left out where it is impossible
     )
     return replace(
         PLAIN,
@@ -86,6 +90,7 @@ def run(features, images, folder):
     return {
         "state": result.supernet.state_dict(),
         "steps": sorted({float(s["step"]) for s in optimizer.state_dict()["state"].values()}),
+        "recorded": len(stages[-1]._recorded),
         "graphs": (counted["stats"]["unique_graphs"], sum(counted["graph_break"].values())),
         "losses": [row["train_loss"] for row in result.history],
     }
@@ -96,6 +101,7 @@ def main(out, *pairs):
     nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")
     torch.set_num_threads(1)
     UPDATES.PIECE, LOOP.LOOK = 200, 2  # bytes, steps
+    HARDWARE.make_recorder = lambda device: Tape()
     images = load_data(PLAIN.data, image_size=PLAIN.image_size).train
     results = {}
     with tempfile.TemporaryDirectory() as folder:
