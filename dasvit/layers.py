@@ -32,9 +32,8 @@ def attend(
     q: Float[Tensor, "b h m k"], k: Float[Tensor, "b h n k"], v: Float[Tensor, "b h n k"]
 ) -> Float[Tensor, "b m width"]:
     """Return ``softmax(Q Kᵀ / √d_k) V``, heads side by side."""
-    slow = (
-        q.is_cpu and q.dtype == torch.bfloat16 and not _as_on_gpu.get()
-    )  # torch's fused attention is, there: ten times in the backward pass
+    # torch's fused attention is slow there: ten times in the backward pass
+    slow = q.is_cpu and q.dtype == torch.bfloat16 and not _as_on_gpu.get()
     y = attention_map(q, k) @ v if slow else F.scaled_dot_product_attention(q, k, v)
     return rearrange(y, "b h m k -> b m (h k)")
 

@@ -149,6 +149,25 @@ def count_kernels(
     return kernels
 
 
+def joint_fits(
+    settings: SearchSettings, number: int, candidates: Candidates, memory: int, *, channels: int = 3, classes: int = 10
+) -> bool:
+    """Return whether a stage in few large products has room in so many bytes, with a quarter left for the allocator.
+
+    Args:
+        settings: Of the search.
+        number: Which stage, from 0.
+        candidates: The operations on each edge.
+        memory: Bytes of the device.
+        channels: Of an image.
+        classes: Number of classes.
+    """
+    if settings.recompute:
+        return False
+    planned = plan_stage(replace(settings, joint="on"), number, candidates, channels=channels, classes=classes)
+    return planned.peak_bytes <= 0.75 * memory
+
+
 def _on_fakes(settings: SearchSettings) -> tuple[SearchSettings, Fabric, int]:
     """Return settings for fake tensors, of which a batch has two parts at most; where; and the size of a whole one."""
     precision = settings.hardware.precision

@@ -41,7 +41,7 @@ class SearchSettings:
     recompute: bool = False
     """Compute operations again in the backward pass: less memory, more time, the same result."""
     joint: Literal["auto", "on", "off"] = "auto"
-    """Compute a layer's operations in few large products: the same to rounding; auto: on a GPU with the memory for it."""
+    """Compute a layer's operations in few large products: the same to rounding; auto: where a GPU has the memory."""
     fairness: FairnessSettings = field(default_factory=FairnessSettings)
     """Operation fairness regularisation."""
     order: Literal[1, 2] = 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from .engine.hardware import make_fabric
 from .engine.loop import check_row, check_state, moments, run_epochs
 from .engine.runs import Run
 from .engine.seeds import derive
+from .plan import joint_fits
 from .relaxation import Candidates, Supernet, prune
 from .search_settings import METHODS as METHODS
 from .search_settings import SearchSettings as SearchSettings
@@ -87,6 +88,22 @@ def check_checkpoint(settings: SearchSettings, half: ImageSet, state: Mapping[st
     check_state(state, pattern, epochs=epochs, steps=steps, rows=sum(epochs for *_, epochs in earlier))
 
 
+def choose_joint(
+    settings: SearchSettings, number: int, candidates: Candidates, images: ImageSet, device: torch.device
+) -> Literal["on", "off"]:
+    """Return how a stage is computed: in few large products if that is asked for, or left open on a GPU with room.
+
+    On a CPU, which starts a kernel in no time, it is not faster at the sizes of Section IV-A.
+    """
+    if settings.joint != "auto":
+        return settings.joint
+    if device.type != "cuda":
+        return "off"
+    memory = torch.cuda.get_device_properties(device).total_memory
+    sizes = {"channels": images.channels, "classes": len(images.classes)}
+    return "on" if joint_fits(settings, number, candidates, memory, **sizes) else "off"
+
+
 def _saved(settings: SearchSettings, half: ImageSet, run: Run) -> dict[str, Any] | None:
     """Return the state to go on from, with the log cut back to it."""
     positions = [{"stage": i, "epoch": e} for i, (*_, n) in enumerate(settings.stages) for e in range(n)]
@@ -122,7 +139,7 @@ def search(
         Interrupted: On SIGINT or SIGTERM, after the state was saved.
         RunFailedError: If the losses diverge or the directory cannot be written; what was saved before is as it was.
     """
-    images = data.train if isinstance(data, Data) else data
+    images, asked = data.train if isinstance(data, Data) else data, settings
     fabric = make_fabric(settings.hardware)
     candidates: Candidates = (settings.space.operations,) * len(settings.space.edges)
     halves = draw_halves(settings, images.to(fabric.device))
@@ -141,6 +158,7 @@ def search(
             number, candidates = state["job"]["stage"], parse_candidates(state["job"]["candidates"])
         history = run.history() if run is not None else []
         while True:
+            settings = replace(settings, joint=choose_joint(asked, number, candidates, images, fabric.device))
             stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha, loss, objective)
             history += run_epochs(stage, run, state, progress=progress and fabric.is_global_zero)
             supernet = stage.supernet

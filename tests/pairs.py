@@ -37,7 +37,10 @@ PLAIN = SearchSettings(
     hardware=Hardware("cpu", "64-true"),
 )
 STOP = 4  # the step at which those to be resumed are stopped, within the second epoch
-FEATURES = ("recompute", "accumulate", "devices", "compile", "precision", "order", "keep ratio", "capture", "resume")
+FEATURES = (
+    *("recompute", "accumulate", "devices", "compile", "precision"),
+    *("order", "keep ratio", "joint", "capture", "resume"),
+)
 
 
 def settings_of(features):
@@ -53,6 +56,7 @@ def settings_of(features):
         PLAIN,
         stages=((1 if "compile" in features else 2, 4, 2),),  # each layer is traced
         recompute="recompute" in features,
+        joint="on" if "joint" in features and "recompute" not in features else "off",
         accumulate=4 if "accumulate" in features else 1,
         order=2 if "order" in features else 1,
         keep_ratio=0.5 if "keep ratio" in features else 1.0,
