@@ -130,7 +130,7 @@ class Supernet(VisionTransformer):
         if joint and recompute:
             raise ValueError("joint with recompute: what is computed in few products is kept, choose one of the two")
         candidates = candidates or (space.operations,) * len(space.edges)
-        _check_candidates(space, candidates)
+        check_candidates(space, candidates)
         edges = dict(zip(space.edges, candidates, strict=True))
         cell = JointCell if joint else Cell
         free = not any(op.spec.needs_grid for operations in candidates for op in operations)
@@ -193,7 +193,12 @@ class Supernet(VisionTransformer):
         return network
 
 
-def _check_candidates(space: SearchSpace, candidates: Candidates) -> None:
+def check_candidates(space: SearchSpace, candidates: Candidates) -> None:
+    """Check that candidates are of a space.
+
+    Raises:
+        ValueError: If they are not, equally many on each edge, and one beside zero.
+    """
     if len(candidates) != len(space.edges) or len({len(ops) for ops in candidates}) != 1:
         raise ValueError(
             f"candidates for {len(candidates)} edges: the space has {len(space.edges)}, all of equal length"

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .data.images import ImageSet
 from .data.sources import Data
-from .engine.checkpoint import expect
+from .engine.checkpoint import expect, refusing
 from .engine.hardware import make_fabric
 from .engine.loop import check_row, check_state, moments, run_epochs
-from .engine.runs import Run
+from .engine.runs import CheckRow, Run
 from .engine.seeds import derive
 from .plan import joint_fits
-from .relaxation import Candidates, Supernet, prune
+from .relaxation import Candidates, Supernet, check_candidates, prune
 from .search_settings import METHODS as METHODS
 from .search_settings import SearchSettings as SearchSettings
 from .search_stage import Loss as Loss
@@ -30,6 +32,8 @@ from .search_stage import make_supernet as make_supernet
 from .search_stage import supernet_groups
 from .space import Genotype, Operation
 
+BOUNDARY = "stage.json"
+"""The file of a run directory with what the last whole stage left to the next."""
 # what is logged of an epoch
 ROW = {"alpha": dict, "genotype": str, **dict.fromkeys(("val_accuracy", "val_loss", "fairness", "train_loss"), float)}
 
@@ -104,10 +108,52 @@ def choose_joint(
     return "on" if joint_fits(settings, number, candidates, memory, **sizes) else "off"
 
 
+def check_rows(settings: SearchSettings) -> CheckRow:
+    """Return what checks that a logged row is one of the search."""
+    positions = [{"stage": i, "epoch": e} for i, (*_, n) in enumerate(settings.stages) for e in range(n)]
+    return partial(check_row, positions, ROW)
+
+
 def _saved(settings: SearchSettings, half: ImageSet, run: Run) -> dict[str, Any] | None:
     """Return the state to go on from, with the log cut back to it."""
-    positions = [{"stage": i, "epoch": e} for i, (*_, n) in enumerate(settings.stages) for e in range(n)]
-    return run.load(partial(check_checkpoint, settings, half), partial(check_row, positions, ROW))
+    return run.load(partial(check_checkpoint, settings, half), check_rows(settings))
+
+
+class Boundary(NamedTuple):
+    """All that one stage leaves to the next; a run directory has it in some kB as :data:`BOUNDARY`."""
+
+    stage: int
+    candidates: Candidates
+    alpha: Tensor | None
+
+
+def load_boundary(settings: SearchSettings, run: Run) -> Boundary | None:
+    """Return the end of the last whole stage of a run without checkpoints, if there is one, and set the log back to it.
+
+    So a search goes on elsewhere from the small files of its directory alone. Weights start anew in each stage, from
+    their own seed: it comes to the same end.
+
+    Raises:
+        ValueError: If the file is none of this run.
+    """
+    path = run.path / BOUNDARY
+    if not path.exists():
+        return None
+    with refusing(f"{path}"):
+        told = json.loads(path.read_text())
+        expect(told, {"stage": range(1, len(settings.stages)), "candidates": list, "alpha": list, "rows": list}, "it")
+        candidates, kept = parse_candidates(told["candidates"]), settings.stages[told["stage"]][1]
+        for ops in candidates:
+            expect(len(ops), range(kept, kept + 1), "candidates")
+        check_candidates(settings.space, candidates)
+        alpha = torch.tensor(told["alpha"])
+        expect(alpha, torch.zeros(len(candidates), kept), "alpha")
+        epochs = sum(epochs for *_, epochs in settings.stages[: told["stage"]])
+        expect(len(told["rows"]), range(epochs, epochs + 1), "rows")
+        for number, row in enumerate(told["rows"]):
+            check_rows(settings)(number, row)
+    run.rewrite(told["rows"])
+    return Boundary(told["stage"], candidates, alpha if settings.carry_alpha else None)
 
 
 def search(
@@ -129,7 +175,8 @@ def search(
         settings: Everything it depends on.
         data: The images; of a pair only ``train`` is used.
         run_dir: Where settings, metrics, genotype and checkpoints go; by default nothing is written.
-        resume: Continue the run in ``run_dir``, or begin it if nothing began there.
+        resume: Continue the run in ``run_dir``, or begin it if nothing began there. Without its checkpoints it goes on
+            from the end of the last whole stage.
         progress: Show progress on stderr.
         loss: What the weights descend. To resume a run give the same; it is not kept there.
         objective: What α descends; by default the loss plus the fairness term. To resume a run give the same.
@@ -156,6 +203,8 @@ def search(
         number, alpha = 0, None
         if state is not None:
             number, candidates = state["job"]["stage"], parse_candidates(state["job"]["candidates"])
+        elif resume and (boundary := fabric.broadcast(load_boundary(asked, run) if run is not None else None)):
+            number, candidates, alpha = boundary
         history = run.history() if run is not None else []
         while True:
             settings = replace(settings, joint=choose_joint(asked, number, candidates, images, fabric.device))
@@ -167,5 +216,9 @@ def search(
                 return SearchResult(supernet.genotype(), history, supernet)
             alpha_now = supernet.alpha.detach()
             candidates, columns = prune(alpha_now, candidates, settings.stages[number][1])
-            if settings.carry_alpha:
-                alpha = alpha_now.gather(1, torch.tensor(columns, device=fabric.device))
+            survived = alpha_now.gather(1, torch.tensor(columns, device=fabric.device))
+            alpha = survived if settings.carry_alpha else None
+            if run is not None:
+                named = [[str(op) for op in ops] for ops in candidates]
+                left = {"stage": number, "candidates": named, "alpha": survived.tolist(), "rows": run.history()}
+                run.write(BOUNDARY, left)

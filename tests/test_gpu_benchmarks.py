@@ -14,6 +14,7 @@ import pytest
 import torch
 from common import Budget, Rows, Step, waits
 
+from dasvit.engine.kernels import Kernels
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.runs import Run
 from dasvit.searching import SearchSettings, search
@@ -60,7 +61,7 @@ def test_memory(rehearsal, monkeypatch):
         assert batch["allocated_bytes"] > 10_000
     told = {row["name"]: row["batches"][0]["allocated_bytes"] for row in last["rows"]}
     assert told["ours 2 8 1.0 False 32-true"] < told["plain 2 8 1.0 False 32-true"]
-    assert {row["way"] for row in last["rows"]} == {"plain", "ours"}
+    assert {row["way"] for row in last["rows"]} == {"plain", "ours", "joint"}
     assert {row["keep_ratio"] for row in last["rows"]} == {1.0, 0.5}
     assert {row["recompute"] for row in last["rows"]} == {False, True}
 
@@ -110,11 +111,12 @@ def test_retrain(rehearsal, tmp_path):
     module = script("retrain")
     assert module.Retrain(**rehearsal).found() is None
     searched = {"complete": False, "genotype": GENOTYPE}
-    (tmp_path / "rehearsal").mkdir()
+    results = tmp_path / "rehearsal" / "results"
+    results.mkdir(parents=True)
     for complete in (False, True):
-        (tmp_path / "rehearsal" / "search.json").write_text(json.dumps(searched | {"complete": complete}))
+        (results / "search.json").write_text(json.dumps(searched | {"complete": complete}))
         assert (module.Retrain(**rehearsal).found() is not None) is complete
-    (tmp_path / "rehearsal" / "search.json").unlink()
+    (results / "search.json").unlink()
     assert not module.Retrain(**rehearsal).run()  # without an encoder found, those that need none
     step = module.Retrain(**rehearsal, genotype=genotype)
     first, last = stopped_and_continued(step)
@@ -145,6 +147,8 @@ def test_speed(rehearsal):
             assert way["share_of_matmul_peak"] == pytest.approx(products / way["seconds"])
             assert way["floor_seconds"] > products  # the optimiser comes on top
     for row in timed:
+        assert "nothing records here" in row["refused"]
+        assert row["ways"]["ours, joint and recorded"]["flops"] == row["ways"]["ours, joint"]["flops"]
         assert row["ways"]["ours"]["flops"] < row["ways"]["ours, every token"]["flops"] < row["ways"]["plain"]["flops"]
     assert loader["images_per_second"] > 0
     assert dss["seconds"].keys() == {"paper", "released"}
@@ -283,7 +287,7 @@ def test_planned_table_is_the_recorded_one():
     recorded = json.loads((ROOT / "book" / "results" / "gpu" / "planned.json").read_text())
     table = planned.table(recorded["rows"])
     assert planned.BEGIN + "\n" + table + "\n" + planned.END in planned.README.read_text()
-    assert table.count("\n") == 2 + len(recorded["rows"]) + 2  # header, and a sum for each search
+    assert table.count("\n") == 2 + len(recorded["rows"]) + 3  # header, and a sum for each search
 
 
 def test_planned_rows_of_a_small_search():
@@ -291,4 +295,16 @@ def test_planned_rows_of_a_small_search():
     (row,) = planned.search_rows("search", settings)
     assert row["peak_bytes"] > row["disk_bytes"] / 2 > 0
     assert row["flops"] % (2 * planned.IMAGES // 200) == 0
-    assert planned.minutes(989e12 * 60, "H200", 0.5) == 2
+    assert row["steps"] == 2 * planned.IMAGES // 200
+    seconds = row["seconds"]["H200"]
+    assert seconds["recorded"] >= max(seconds["products"], seconds["bytes"], row["steps"] * row["kernels"] * 2.5e-6)
+    assert seconds["eager"] == [max(seconds["recorded"], row["steps"] * row["kernels"] * s) for s in (8e-6, 14e-6)]
+
+
+def test_planned_seconds_by_hand():
+    kernels = Kernels(lambda *_: 0)
+    kernels.work.update({(989 * 56 * 10**10, 0): 2, (0, 1): 3})  # two of a second each, three that do next to nothing
+    told = planned.expected(kernels, 10, more=0.5)
+    assert told["seconds"]["H200"]["recorded"] == pytest.approx(10 * (2 + 3 * 2.5e-6 + 1))
+    assert (told["kernels"], told["flops"]) == (5, 10 * 2 * 1.5 * 989 * 56 * 10**10)
+    assert planned.added([told, told])["A100"]["products"] == 2 * told["seconds"]["A100"]["products"]
