@@ -30,7 +30,6 @@ from dasvit.engine.hardware import Hardware
 from dasvit.engine.loop import Interrupted, Signals
 from dasvit.engine.runs import Run
 
-
 RECORDED = Path("book/results/gpu")
 """Where results are recorded, once they are fetched."""
 

@@ -21,7 +21,6 @@ from common import Budget, Rows, Step, ceilings, waits
 from stages import CLASSES, our_stage, random_batch, settings_of
 from torch.autograd import profiler
 
-from dasvit.engine.hardware import Hardware
 from dasvit.plan import survivors
 from dasvit.relaxation import Supernet
 from dasvit.search_settings import SearchSettings

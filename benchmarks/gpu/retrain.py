@@ -61,7 +61,9 @@ class Retrain(Step):
     def settings(self) -> RetrainSettings:
         """Of every network, less the network."""
         base, epochs = (RETRAIN["tiny"], 2) if self.rehearse else (RETRAIN["paper"], self.epochs)
-        few = {"train_images": 200, "test_images": 50} if self.rehearse else {"data": self.data}
+        given = base.data.data if self.rehearse and self.data == "cifar10" else self.data
+        few = {"train_images": 200, "test_images": 50} if given == base.data.data and self.rehearse else {}
+        few["data"] = given
         data = replace(base.data, **{"train_images": self.train_images} | few)
         base = replace(base, data=data, epochs=epochs, warmup_epochs=max(1, epochs // 25), hardware=self.hardware)
         return replace(base, dim=24, depth=2) if self.rehearse else base

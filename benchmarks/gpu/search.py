@@ -58,7 +58,8 @@ class Search(Step):
     def settings(self) -> SearchSettings:
         """Of the search."""
         base = settings_of(self.rehearse)
-        few = {"data": "digits", "train_images": 64} if self.rehearse else {"data": self.data}
+        given = "digits" if self.rehearse and self.data == "cifar10" else self.data  # the digits come with a package
+        few = {"data": given, "train_images": 64} if self.rehearse else {"data": given}
         data = replace(base.data, **{"train_images": self.train_images} | few)
         hardware = replace(self.hardware, compile=self.compile, capture=self.capture)
         stages = tuple((depth, operations, 1 if self.rehearse else self.epochs) for depth, operations, _ in base.stages)
