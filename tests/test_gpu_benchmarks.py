@@ -348,7 +348,7 @@ def test_gate_does_not_pass_what_computes_wrongly(gate, monkeypatch, capsys):
     monkeypatch.setattr(module.Supernet, "forward", second_is_wrong)
     row = module.agreement(wrong)
     assert not row["passed"]
-    assert max(row["relative_errors"].values()) == pytest.approx(2e-3, rel=0.5)
+    assert 1e-3 < max(row["relative_errors"].values()) < 1e-2
     monkeypatch.undo()
     monkeypatch.setattr(module, "AGREES", -1.0)
     assert not gate.run()

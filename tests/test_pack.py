@@ -35,22 +35,23 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(images, tmp_path_factory):
-    """The folder, and what was printed."""
+    """The folder, what was printed, and the commit."""
     if not (ROOT / ".git").exists():
         pytest.skip("this is no checkout: what is packed is a commit")
     folder = tmp_path_factory.mktemp("packed") / "folder"
+    head = shell("git", "-C", ROOT, "rev-parse", "HEAD").stdout
     environment = os.environ | {"PYTHON": sys.executable, "FOR": VERSION}
     done = shell("bash", PACK, images, folder, env=environment)
     if done.returncode and "No matching distribution" in done.stderr:
         pytest.skip("no wheels can be had here")
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stdout
+    return folder, done.stdout, head
 
 
 @pytest.fixture(scope="module")
 def alone(packed, tmp_path_factory):
     """Runs a command in the folder with what is installed from it, and without a network."""
-    folder, printed = packed
+    folder, printed, _ = packed
     install = next(line for line in printed.splitlines() if "pip install" in line)
     assert "--no-index" in install
     nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
@@ -66,10 +67,9 @@ def alone(packed, tmp_path_factory):
 
 @pytest.mark.long
 def test_it_is_small_and_names_its_commit(packed):
-    folder, printed = packed
+    folder, printed, head = packed
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size < 10_000_000  # the images come on top
-    head = shell("git", "-C", ROOT, "rev-parse", "HEAD").stdout
     assert (folder / "code" / ".commit").read_text() == head
     assert f"{folder} has " in printed
     names = {path.name.partition("-")[0].lower() for path in (folder / "wheels").iterdir()}
@@ -80,7 +80,7 @@ def test_it_is_small_and_names_its_commit(packed):
 @pytest.mark.long
 def test_what_is_installed_is_what_is_packed(packed, alone):
     """But for what such a machine brings: torch and what is usually beside it."""
-    folder, _ = packed
+    folder, *_ = packed
     names = ("dasvit", "tyro", "pydantic", "timm", "fvcore", "iopath", "yacs", "termcolor", "typeguard")
     done = alone("-c", f"import {', '.join(names)}; print(*(m.__file__ for m in ({', '.join(names)})), sep='\\n')")
     assert done.returncode == 0, done.stderr
@@ -89,13 +89,12 @@ def test_what_is_installed_is_what_is_packed(packed, alone):
 
 @pytest.mark.long
 def test_a_step_is_rehearsed_from_the_folder_alone(packed, alone):
-    folder, _ = packed
-    head = (folder / "code" / ".commit").read_text().strip()
+    folder, _, head = packed
     done = alone("benchmarks/gpu/search.py", "--rehearse", "--data", "packed:../images.packed", "--minutes", "10")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "search: done" in done.stdout
     told = json.loads((folder / "code" / "runs" / "gpu" / "rehearsal" / "results" / "search.json").read_text())
-    assert told["provenance"]["commit"] == head
+    assert told["provenance"]["commit"] == head.strip()
     assert (told["complete"], told["train_images"]) == (True, 64)
     assert told["settings"]["data"]["data"] == "packed:PATH"
     assert list((folder / "code" / "runs" / "gpu" / "cache").iterdir())
