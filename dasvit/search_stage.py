@@ -245,6 +245,7 @@ class SearchStage:
                 found = outcome()
             why = difference(before, expected, found, ROUNDING.get(self.fabric.strategy.precision.precision, 0.1))
         except RuntimeError as error:
+            self.supernet.zero_grad()  # of the parts of a batch before it failed
             undo()
             why = "memory runs out" if out_of_memory(error) else " ".join(str(error).split())[:300]
         self._checked, self._eager = True, why is not None

@@ -16,14 +16,16 @@ def storages(tree):
 class Note(TorchDispatchMode):
     """Notes the operators called inside the block, less those that only look at a tensor in another way."""
 
-    def __init__(self):
+    def __init__(self, limit=None):
         super().__init__()
-        self.calls = []
+        self.calls, self.limit = [], limit
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
             raise RuntimeError("operation not permitted when stream is capturing")
+        if len(self.calls) == self.limit:
+            raise RuntimeError("operation failed")
         given = tree_map_only(Tensor, Tensor.detach, (args, kwargs))  # of this shape, whatever is made of it in place
         result = func(*args, **kwargs)
         writes = func._schema.is_mutable and torch.Tag.inplace_view not in func.tags

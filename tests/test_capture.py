@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tape import Tape
+from tape import Note, Tape
 from torch import nn
 
 import dasvit
@@ -106,7 +106,21 @@ class Unable(Tape):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
 
-@pytest.mark.parametrize(("wrong", "words"), [(Forgetful, "value"), (Unable, "operation not permitted when stream")])
+class Halfway(Tape):
+    """Fails as the second part of a batch is computed, when there are gradients of the first one."""
+
+    def record(self, function):
+        again = super().record(function)
+        if len(self.calls) == 2:
+            with Note(limit=int(0.7 * self.calls[1])):
+                function()
+        return again
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [(Forgetful, "value"), (Unable, "operation not permitted when stream"), (Halfway, "operation failed")],
+)
 def test_what_is_recorded_wrongly_stays_eager(wrong, words, images, tapes, monkeypatch, capfd):
     expected = eager(images, monkeypatch)
     capfd.readouterr()
