@@ -139,6 +139,7 @@ def planned_rows(epochs: int) -> Iterator[dict[str, Any]]:
     yield from search_rows("search --joint off", paper)
     yield from search_rows("search --recompute", replace(paper, recompute=True))
     yield from search_rows("darts", METHODS["darts"](joint))
+    yield from search_rows("darts --joint off", METHODS["darts"](paper))
     for network in ("vit_b16", "dasvit-cifar10"):
         yield retrain_row(network, epochs)
 
