@@ -114,7 +114,8 @@ class Node:
         self.terms, self.others = terms, others
         self.layout = Layout([term.second.in_features for term in terms])
         places = [term.place for term in terms] + [place for place, *_ in others]
-        self._places, self._index = places, dict[torch.device, Tensor]()
+        self._places = places
+        self._index: dict[torch.device, Tensor] = {}
 
     def places(self, device: torch.device) -> Tensor:
         """Return the places of all terms in the mixing weights, flattened; sent to the device once."""
@@ -161,7 +162,8 @@ class JointCell(Cell):
         if apart or any(term.module._forward_hooks for group in groups for term in group.terms):
             return super().nodes(x_prev_prev, x_prev, weights, first, grid)
         assert weights is not None
-        states, hidden = [x_prev_prev, x_prev][2 - self.inputs :], dict[int, Tensor]()
+        states = [x_prev_prev, x_prev][2 - self.inputs :]
+        hidden: dict[int, Tensor] = {}
         ready = 0  # nodes whose first layers are computed
         for number, node in enumerate(nodes):
             for source in range(ready, len(states)):

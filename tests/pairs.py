@@ -11,6 +11,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from functools import partialmethod
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from dasvit.engine.hardware import Hardware
 from dasvit.engine.loop import Interrupted
 
 SEARCH, LOOP, UPDATES, HARDWARE = (
-    sys.modules[f"dasvit.{name}"] for name in ("searching", "engine.loop", "engine.updates", "engine.hardware")
+    import_module(f"dasvit.{name}") for name in ("searching", "engine.loop", "engine.updates", "engine.hardware")
 )
 
 PLAIN = SearchSettings(
