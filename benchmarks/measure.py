@@ -81,7 +81,7 @@ def begin(out: Path | None) -> float:
 def placeless(value: Any) -> Any:
     """Return what is recorded, with ``folder:PATH`` for a folder of images: where it lies says nothing to others."""
     if isinstance(value, str):
-        return re.sub(r"^((?:--data=)?folder:).*", r"\1PATH", value, flags=re.DOTALL)
+        return re.sub(r"^((?:--data=)?(?:folder|packed):).*", r"\1PATH", value, flags=re.DOTALL)
     if isinstance(value, Mapping):
         return {name: placeless(inner) for name, inner in value.items()}
     return [placeless(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # the table below, for type checkers
     from .fairness import FairnessSettings, fairness_term
     from .relaxation import Supernet, derive, prune
     from .retraining import RetrainResult, RetrainSettings, evaluate, retrain
-    from .searching import SearchResult, SearchSettings, search
+    from .search_settings import SearchSettings
+    from .searching import SearchResult, search
     from .space import Genotype, Operation, SearchSpace
     from .timm_model import DASViT
     from .tokens import TokenSelection
@@ -37,7 +38,8 @@ _HOME = {
     "fairness": ["FairnessSettings", "fairness_term"],
     "data.images": ["Augmentation", "ImageSet"],
     "data.sources": ["Data", "DataSettings", "load_data"],
-    "searching": ["SearchResult", "SearchSettings", "search"],
+    "search_settings": ["SearchSettings"],
+    "searching": ["SearchResult", "search"],
     "retraining": ["RetrainResult", "RetrainSettings", "evaluate", "retrain"],
     "counting": ["Complexity", "complexity"],
     "autoformer": ["build_autoformer"],

@@ -46,6 +46,12 @@ _FORMULAS = {  # what torch has no formula for; torch 2.11 has none for attentio
 } | flop_registry
 
 
+def products_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
+    """Return the multiply-accumulates of an operator that has returned ``result``."""
+    formula = _FORMULAS.get(func._overloadpacket)
+    return 0 if formula is None else formula(*args, **kwargs, out_val=result) // 2
+
+
 class Products(TorchDispatchMode):
     """Count the matrix products of whatever runs inside the block, by torch's own formulas.
 
@@ -70,7 +76,7 @@ class Products(TorchDispatchMode):
                 if (result := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
                     return result
         result = func(*args, **(kwargs or {}))
-        macs = 0 if formula is None else formula(*args, **(kwargs or {}), out_val=result) // 2
+        macs = products_of(func, args, kwargs or {}, result)
         self.macs += macs
         self.note(func, args, result, macs if formula else None)
         return result

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -11,12 +15,25 @@ from torch import Tensor, nn
 Affine = tuple[Tensor, Tensor]
 """Scale γ and shift β of a LayerNorm."""
 
+_as_on_gpu = ContextVar("as_on_gpu", default=False)
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Compute attention inside the block as on a GPU, in one kernel, to count there what a GPU will do."""
+    token = _as_on_gpu.set(True)
+    try:
+        yield
+    finally:
+        _as_on_gpu.reset(token)
+
 
 def attend(
     q: Float[Tensor, "b h m k"], k: Float[Tensor, "b h n k"], v: Float[Tensor, "b h n k"]
 ) -> Float[Tensor, "b m width"]:
     """Return ``softmax(Q Kᵀ / √d_k) V``, heads side by side."""
-    slow = q.is_cpu and q.dtype == torch.bfloat16  # torch's fused attention is, there: ten times in the backward pass
+    # torch's fused attention is slow there: ten times in the backward pass
+    slow = q.is_cpu and q.dtype == torch.bfloat16 and not _as_on_gpu.get()
     y = attention_map(q, k) @ v if slow else F.scaled_dot_product_attention(q, k, v)
     return rearrange(y, "b h m k -> b m (h k)")
 

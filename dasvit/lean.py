@@ -85,7 +85,7 @@ class _AffineLinear(Function):
         dx = dy @ (weight * scale).to(dy.dtype) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[1:]):
             return dx, None, None, None, None
-        outer, total = _outer_and_sum(dy, x, weight.dtype)
+        outer, total = outer_and_sum(dy, x, weight.dtype)
         return dx, torch.addr(outer * scale, total, shift), total, (outer * weight).sum(dim=0), total @ weight
 
 
@@ -111,7 +111,7 @@ class _WeightedLinear(Function):
         z = F.gelu(x) if ctx.gelu and (needs_w or needs_p) else x
         dx = dw = db = dp = None
         if needs_w or needs_b:
-            outer, total = _outer_and_sum(dy, z, w.dtype)
+            outer, total = outer_and_sum(dy, z, w.dtype)
             dw, db = outer * p, total * p
         if needs_p:
             dz = dy @ w.to(dy.dtype)
@@ -124,7 +124,7 @@ class _WeightedLinear(Function):
         return dx, dw, db, dp, None
 
 
-def _outer_and_sum(dy: Tensor, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def outer_and_sum(dy: Tensor, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the gradients of a linear layer's weight and bias."""
     rows = dy.flatten(0, -2)
     return (rows.T @ x.flatten(0, -2)).to(dtype), rows.sum(dim=0, dtype=dtype)

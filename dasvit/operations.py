@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .layers import Attention, Mlp, layer_norm
+from .layers import Attention, Mlp, attend, layer_norm
 from .lean import LeanTerm, weighted_attention, weighted_mlp
 from .options import MODULES
 
@@ -28,6 +29,33 @@ argument, ``module(x, first=…)``. ``"cut"``: it computes all, and the others a
 
 Grid = tuple[int, int]
 """Rows and columns of patches."""
+
+
+@dataclass(frozen=True)
+class Halves:
+    """An operation as two linear layers with something between them; those of many can be computed in one product.
+
+    Args:
+        first: Name of the layer that reads the tokens, in the module.
+        second: Name of the layer whose output is the module's.
+        between: From the module, what the first layer returned, and how many tokens are wanted (by default all):
+            what the second layer reads, ``[b, m, inputs]``.
+        sees_all: Whether it needs the first layer's output of all tokens, however few are wanted.
+    """
+
+    first: str
+    second: str
+    between: Callable[[Any, Tensor, int | None], Tensor]
+    sees_all: bool = False
+
+
+def _attended(module: Attention, qkv: Tensor, first: int | None) -> Tensor:
+    q, k, v = module.split(qkv)
+    return attend(q[:, :, :first], k, v)
+
+
+def _activated(module: Mlp, y: Tensor, first: int | None) -> Tensor:
+    return F.gelu(y[:, :first])
 
 
 class Zero(nn.Module):
@@ -64,6 +92,7 @@ class PreNorm(nn.Module):
         self.norm = layer_norm(dim)
         self.add_module(kind.name, module)
         self._name, self.few, self.needs_grid, self.lean = kind.name, kind.few, kind.needs_grid, kind.lean
+        self.halves = kind.halves
 
     @property
     def module(self) -> nn.Module:
@@ -106,6 +135,7 @@ class Kind:
             ``module(x, grid=(rows, columns))``, with the class token first. Where such a candidate is in play, tokens
             are not selected.
         lean: Its term of a mixed edge in the lean way, if it has one.
+        halves: How it falls into two linear layers, if it does; it can then be computed with others in one product.
         scale: 0 for the operation that returns nothing, 1 for the one that returns its input.
     """
 
@@ -121,6 +151,7 @@ class Kind:
     few: Few = "cut"
     needs_grid: bool = False
     lean: LeanTerm | None = None
+    halves: Halves | None = None
     scale: Literal[0, 1] | None = None
 
     @property
@@ -160,7 +191,14 @@ def _ratio(text: str) -> float:
     return ratio
 
 
-TAKEN = {"norm", "module", "few", "needs_grid", "lean"}  # in PreNorm, whose module goes by the operation's name
+TAKEN = {
+    "norm",
+    "module",
+    "few",
+    "needs_grid",
+    "lean",
+    "halves",
+}  # in PreNorm, whose module goes by the operation's name
 KINDS: dict[str, Kind] = {}
 """Every kind of operation by its name, in the order in which candidates are listed."""
 
@@ -206,6 +244,7 @@ for _kind in (
         attends=True,
         few="asked",
         lean=weighted_attention,
+        halves=Halves("qkv", "proj", _attended, sees_all=True),
     ),
     Kind(
         "mlp",
@@ -218,6 +257,7 @@ for _kind in (
         type="mlp",
         few="each",
         lean=weighted_mlp,
+        halves=Halves("fc1", "fc2", _activated),
     ),
 ):
     register(_kind)

@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from lightning_fabric import Fabric
 from torch._subclasses import FakeTensorMode
 
-from .counting import Products
+from .counting import Products, products_of
 from .data.images import Batch, ImageSet
 from .engine.hardware import Hardware, make_fabric
+from .engine.kernels import Kernels
 from .engine.memory import LiveBytes
+from .layers import as_on_gpu
 from .operations import KINDS
 from .relaxation import Candidates
-from .searching import SearchSettings, SearchStage
+from .search_settings import SearchSettings
+from .search_stage import SearchStage
 from .space import Operation, SearchSpace
 
 WIDE = 768  # width at which weights are compared: at any one that the operations fit, the order is the same
@@ -98,13 +102,8 @@ def plan_stage(
         channels: Of an image.
         classes: Number of classes.
     """
-    precision = settings.hardware.precision
-    hardware = Hardware("cpu", "32-true" if precision == "auto" else precision)
-    whole = settings.batch_size // settings.hardware.devices
-    parts = min(2, settings.accumulate, whole)
-    size = min(whole, -(-whole // settings.accumulate) * parts)  # each further part needs what the second one needs
-    settings = replace(settings, hardware=hardware, batch_size=size, accumulate=parts, init=None)
-    fabric = make_fabric(hardware)
+    settings, fabric, whole = _on_fakes(settings)
+    size = settings.batch_size
     before = torch.get_rng_state()
     with FakeTensorMode():
         with LiveBytes() as alive:
@@ -118,11 +117,66 @@ def plan_stage(
                 alpha_peak, alive.peak = alive.peak, alive.now
                 stage.weight_step(batch)
             del waiting  # the images of the parts that were not run
-        parameters = sum(p.numel() for p in stage.supernet.network_parameters)
+        parameters = sum(p.numel() for p in stage.weights)
     torch.set_rng_state(before)
     depth, operations, _ = settings.stages[number]
     flops = 2 * products.macs * whole // size
     return StagePlan(number, depth, operations, parameters, held, alpha_peak, alive.peak, flops)
+
+
+def count_kernels(
+    settings: SearchSettings, number: int, candidates: Candidates, *, channels: int = 3, classes: int = 10
+) -> Kernels:
+    """Count the kernels that a GPU runs in a step of α and one of the weights, on fake tensors.
+
+    Args:
+        settings: Of the search; if a batch is computed in parts, those of two parts are counted.
+        number: Which stage, from 0.
+        candidates: The operations on each edge.
+        channels: Of an image.
+        classes: Number of classes.
+    """
+    settings, fabric, _ = _on_fakes(settings)
+    before = torch.get_rng_state()
+    with FakeTensorMode(), as_on_gpu():
+        halves, batch = unseen(settings, channels=channels, classes=classes)
+        stage = SearchStage(settings, number, candidates, halves, fabric)
+        for _ in range(2):  # the optimisers' state exists from the first steps on
+            with Kernels(products_of) as kernels:
+                stage.alpha_step(batch, batch)
+                stage.weight_step(batch)
+    torch.set_rng_state(before)
+    return kernels
+
+
+def joint_fits(
+    settings: SearchSettings, number: int, candidates: Candidates, memory: int, *, channels: int = 3, classes: int = 10
+) -> bool:
+    """Return whether a stage in few large products has room in so many bytes, with a quarter left for the allocator.
+
+    Args:
+        settings: Of the search.
+        number: Which stage, from 0.
+        candidates: The operations on each edge.
+        memory: Bytes of the device.
+        channels: Of an image.
+        classes: Number of classes.
+    """
+    if settings.recompute:
+        return False
+    planned = plan_stage(replace(settings, joint="on"), number, candidates, channels=channels, classes=classes)
+    return planned.peak_bytes <= 0.75 * memory
+
+
+def _on_fakes(settings: SearchSettings) -> tuple[SearchSettings, Fabric, int]:
+    """Return settings for fake tensors, of which a batch has two parts at most; where; and the size of a whole one."""
+    precision = settings.hardware.precision
+    hardware = Hardware("cpu", "32-true" if precision == "auto" else precision)
+    whole = settings.batch_size // settings.hardware.devices
+    parts = min(2, settings.accumulate, whole)
+    size = min(whole, -(-whole // settings.accumulate) * parts)  # each further part needs what the second one needs
+    settings = replace(settings, hardware=hardware, batch_size=size, accumulate=parts, init=None)
+    return settings, make_fabric(hardware), whole
 
 
 def unseen(
@@ -266,6 +320,8 @@ def _timed(settings: SearchSettings, planned: StagePlan, batch_size: int, channe
         return stage.alpha_step(batch, batch), stage.weight_step(batch)
 
     both()
+    if stage.recorder is not None:
+        stage.shorten(batch, batch)
     return min(_seconds(both, fabric.device) for _ in range(2))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .data.images import Augmentation
 from .data.sources import DataSettings
 from .retraining import RetrainSettings
-from .searching import SearchSettings
+from .search_settings import SearchSettings
 
 _SHIFTS = Augmentation(flip=True, shift=0.125)
 _CROPS = Augmentation(flip=True, min_crop=0.5)

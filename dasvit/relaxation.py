@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .encoder import Cell, build, make_operation
+from .joint import JointCell
 from .lean import normalise
 from .operations import Grid, PreNorm, Zero
 from .space import Genotype, Operation, SearchSpace, edge_name
@@ -31,11 +32,12 @@ class MixedEdge(nn.Module):
 
     Attributes:
         needs_grid: Whether a candidate needs the patch tokens where they stand.
+        width: Number of candidates.
     """
 
     def __init__(self, operations: Sequence[Operation], dim: int, recompute: bool = False) -> None:
         super().__init__()
-        self.recompute = recompute
+        self.recompute, self.width = recompute, len(operations)
         self.needs_grid = any(op.spec.needs_grid for op in operations)
         self.terms = [(i, _key(op)) for i, op in enumerate(operations) if op.spec.scale != 0]
         self.operations = nn.ModuleDict({key: make_operation(operations[i], dim) for i, key in self.terms})
@@ -103,11 +105,13 @@ class Supernet(VisionTransformer):
         recompute: Whether what attention and MLPs have inside is computed again in the backward pass instead of being
             kept. The same gradients, more time.
         class_token_last: Whether the last layer computes the class token alone; networks that are extracted do not.
+        joint: Whether a layer's operations are computed in few large products, see :mod:`dasvit.joint`.
         **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init`` of
             :class:`~dasvit.vit.VisionTransformer`.
 
     Raises:
-        ValueError: If the candidates do not fit the space or the sizes do not fit together.
+        ValueError: If the candidates do not fit the space, the sizes do not fit together, or what is computed in large
+            products is to be computed again one by one.
     """
 
     def __init__(
@@ -120,14 +124,18 @@ class Supernet(VisionTransformer):
         keep_ratio: float = 1.0,
         recompute: bool = False,
         class_token_last: bool = False,
+        joint: bool = False,
         **settings: Any,
     ) -> None:
+        if joint and recompute:
+            raise ValueError("joint with recompute: what is computed in few products is kept, choose one of the two")
         candidates = candidates or (space.operations,) * len(space.edges)
-        _check_candidates(space, candidates)
+        check_candidates(space, candidates)
         edges = dict(zip(space.edges, candidates, strict=True))
+        cell = JointCell if joint else Cell
         free = not any(op.spec.needs_grid for operations in candidates for op in operations)
         super().__init__(
-            lambda: Cell({edge: MixedEdge(ops, dim, recompute) for edge, ops in edges.items()}, space.inputs),
+            lambda: cell({edge: MixedEdge(ops, dim, recompute) for edge, ops in edges.items()}, space.inputs),
             depth=depth,
             dim=dim,
             make_selection=lambda: TokenSelection(dim, keep_ratio) if keep_ratio != 1 and free else nn.Identity(),
@@ -185,7 +193,12 @@ class Supernet(VisionTransformer):
         return network
 
 
-def _check_candidates(space: SearchSpace, candidates: Candidates) -> None:
+def check_candidates(space: SearchSpace, candidates: Candidates) -> None:
+    """Check that candidates are of a space.
+
+    Raises:
+        ValueError: If they are not, equally many on each edge, and one beside zero.
+    """
     if len(candidates) != len(space.edges) or len({len(ops) for ops in candidates}) != 1:
         raise ValueError(
             f"candidates for {len(candidates)} edges: the space has {len(space.edges)}, all of equal length"

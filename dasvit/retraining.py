@@ -89,6 +89,8 @@ class RetrainSettings:
     """Device and precision."""
 
     def __post_init__(self) -> None:
+        if self.hardware.capture == "on":
+            raise ValueError("capture on: only the steps of a search are recorded, use --capture auto")
         check_training(self.batch_size, self.lr, self.weight_decay)
         check_seed(self.seed)
         check_seed(self.ordering, "order_seed")

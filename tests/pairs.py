@@ -11,9 +11,11 @@ import sys
 import tempfile
 from dataclasses import replace
 from functools import partialmethod
+from importlib import import_module
 from pathlib import Path
 
 import torch
+from tape import Tape
 from torch import nn
 
 import dasvit
@@ -21,7 +23,9 @@ from dasvit import DataSettings, SearchSettings, SearchSpace, load_data
 from dasvit.engine.hardware import Hardware
 from dasvit.engine.loop import Interrupted
 
-SEARCH, LOOP, UPDATES = (sys.modules[f"dasvit.{name}"] for name in ("searching", "engine.loop", "engine.updates"))
+SEARCH, LOOP, UPDATES, HARDWARE = (
+    import_module(f"dasvit.{name}") for name in ("searching", "engine.loop", "engine.updates", "engine.hardware")
+)
 
 PLAIN = SearchSettings(
     data=DataSettings(train_images=56, test_images=10),  # 28 a half, 3 steps an epoch
@@ -34,7 +38,10 @@ PLAIN = SearchSettings(
     hardware=Hardware("cpu", "64-true"),
 )
 STOP = 4  # the step at which those to be resumed are stopped, within the second epoch
-FEATURES = ("recompute", "accumulate", "devices", "compile", "precision", "order", "keep ratio", "resume")
+FEATURES = (
+    *("recompute", "accumulate", "devices", "compile", "precision"),
+    *("order", "keep ratio", "joint", "capture", "resume"),
+)
 
 
 def settings_of(features):
@@ -44,11 +51,13 @@ def settings_of(features):
         compile="compile" in features,
         precision="bf16-mixed" if "precision" in features else "64-true",
         devices=2 if "devices" in features else 1,
+        capture="auto" if "capture" in features else "off",  # it is left out where it is impossible
     )
     return replace(
         PLAIN,
         stages=((1 if "compile" in features else 2, 4, 2),),  # each layer is traced
         recompute="recompute" in features,
+        joint="on" if "joint" in features and "recompute" not in features else "off",
         accumulate=4 if "accumulate" in features else 1,
         order=2 if "order" in features else 1,
         keep_ratio=0.5 if "keep ratio" in features else 1.0,
@@ -86,6 +95,7 @@ def run(features, images, folder):
     return {
         "state": result.supernet.state_dict(),
         "steps": sorted({float(s["step"]) for s in optimizer.state_dict()["state"].values()}),
+        "recorded": len(stages[-1]._recorded),
         "graphs": (counted["stats"]["unique_graphs"], sum(counted["graph_break"].values())),
         "losses": [row["train_loss"] for row in result.history],
     }
@@ -96,6 +106,7 @@ def main(out, *pairs):
     nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")
     torch.set_num_threads(1)
     UPDATES.PIECE, LOOP.LOOK = 200, 2  # bytes, steps
+    HARDWARE.make_recorder = lambda device: Tape()
     images = load_data(PLAIN.data, image_size=PLAIN.image_size).train
     results = {}
     with tempfile.TemporaryDirectory() as folder:

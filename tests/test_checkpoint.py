@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from dasvit.engine import checkpoint
@@ -71,6 +71,22 @@ def test_content_and_digest_come_in_one_rename(tmp_path):
     assert path.name == f"000003-{hashlib.sha256(path.read_bytes()).hexdigest()}.safetensors"
     with safe_open(path, framework="pt") as file:  # any reader of the format will do
         assert file.metadata()["version"] == VERSION
+
+
+@pytest.mark.parametrize(
+    ("told", "number"),
+    [("Error while serializing: I/O error: No space left on device (os error 28)", 28), ("odd", None)],
+)
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch, told, number):
+    def full(_tensors, path, **_):
+        path.write_bytes(b"half")
+        raise SafetensorError(told)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left|odd") as caught:
+        save_state(tmp_path / "a", {"x": torch.zeros(3)})
+    assert caught.value.errno == number
+    assert list(tmp_path.iterdir()) == []
 
 
 def refused(path):

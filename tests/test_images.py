@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from dasvit import Augmentation, ImageSet
-from dasvit.data.images import FileImages, distort, resize, short_side
+from dasvit.data import images
+from dasvit.data.images import FileImages, decode_once, distort, resize
 
 
 def numbered(n=23, size=4):
@@ -206,7 +207,24 @@ def test_files_are_resized_by_the_short_side_and_cropped(files):
     decoded = FileImages(files, 6).decode_all()
     assert decoded.shape == (4, 3, 6, 6)
     assert decoded[:, 0, 3, 3].tolist() == [0, 10, 20, 30]
-    assert [short_side(f) for f in files] == [8, 8, 8, 10]
+
+
+@pytest.mark.parametrize(("asked", "size"), [(6, 6), (8, 8), (9, 9), (10, 10), (200, 10)])
+def test_every_file_is_opened_once(files, asked, size, monkeypatch):
+    """Whether all, some or none are smaller than what is asked for, they come out as if their size had been known."""
+    expected, read, look = FileImages(files, size).decode_all(), [], images.opened
+    monkeypatch.setattr(images, "opened", lambda file: (read.append(file), look(file))[1])
+    found, decoded = decode_once(files, asked, limit=10**6)
+    assert found == size
+    assert torch.equal(decoded, expected)
+    assert sorted(read) == files
+    assert torch.equal(decode_once([f.read_bytes() for f in files], asked, limit=10**6)[1], expected)
+
+
+def test_what_cannot_be_held_is_not_decoded(files):
+    assert decode_once(files, 10, limit=4 * 3 * 100)[1] is not None
+    assert decode_once(files, 10, limit=4 * 3 * 100 - 1) == (10, None)  # the last one is the largest
+    assert decode_once(files[::-1], 200, limit=4 * 3 * 100 - 1) == (10, None)
 
 
 def test_centre_is_kept(tmp_path):
@@ -252,7 +270,7 @@ def test_a_damaged_file_is_decoded_or_named_in_one_line(tmp_path, suffix):
 
 def test_an_image_that_would_fill_the_memory_is_refused(files, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    for read in (short_side, lambda path: FileImages([path], 6)[0]):
+    for read in (lambda path: decode_once([path], 6, 10**6), lambda path: FileImages([path], 6)[0]):
         with pytest.raises(ValueError, match=r"cannot read image .*0\.png: Image size \(96 pixels\) exceeds limit"):
             read(files[0])
 

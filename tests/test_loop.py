@@ -2,6 +2,7 @@ import json
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_every_step_once_and_a_row_each_epoch():
 
 def test_large_checkpoints_are_not_saved_after_every_short_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr("dasvit.engine.loop.LARGE", 0)
-    monkeypatch.setattr("dasvit.engine.loop.SAVE_RATE", 1.0)
+    monkeypatch.setattr("dasvit.engine.loop.REST", 1e6)
     torch.manual_seed(7)
     expected = untimed(run_epochs(Walk()))
     torch.manual_seed(7)
@@ -67,6 +68,40 @@ def test_large_checkpoints_are_not_saved_after_every_short_epoch(tmp_path, monke
         state, last = run.load(), Walk()
         assert untimed(run.history() + run_epochs(last, run, state)) == expected
         assert run.peek()["epoch"] == 3
+
+
+class Clock:
+    """Time that goes on where the test says so."""
+
+    def __init__(self):
+        self.now, self.saving = 0.0, 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def epoch(self, epoch, step):
+        self.now += 10.0
+
+
+@pytest.mark.parametrize(("size", "share"), [(101e6, 0.02), (99e6, 0.25)])
+def test_large_checkpoints_take_two_percent_of_the_time(tmp_path, monkeypatch, size, share):
+    """A save takes as long as a step: a small state is saved after every epoch, a large one now and then."""
+    clock, job = Clock(), Walk()
+    job.action, job.epochs = clock.epoch, 300
+    monkeypatch.setattr("dasvit.engine.loop.time", clock)
+    run = started(tmp_path)
+
+    def save(state):
+        clock.now += 10.0
+        clock.saving += 10.0
+        return SimpleNamespace(stat=lambda: SimpleNamespace(st_size=size))
+
+    monkeypatch.setattr(run, "save", save)
+    run_epochs(job, run)
+    assert clock.saving >= 3 * 10.0
+    at_end = 10.0
+    assert (clock.saving - at_end) / clock.now <= share
+    assert (clock.saving - at_end) / clock.now >= share / 4  # and it is saved as often as that allows, or nearly
 
 
 @pytest.mark.parametrize("at", [(0, 0), (0, 3), (1, 1), (2, 3)])

@@ -111,6 +111,7 @@ def test_a_pair_takes_the_plain_steps(pair, results, plain):
     features = frozenset(pair.split("+"))
     (state, losses), found = plain(features), results[pair]
     assert found["steps"] == [STEPS]
+    assert found["recorded"] == (2 if "capture" in features and not features & {"order", "devices"} else 0)
     if "compile" in features:
         graphs = 2 if "order" not in features else found["graphs"][0]  # a step of α, one of the weights
         assert found["graphs"] == (graphs, 0)

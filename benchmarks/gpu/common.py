@@ -6,6 +6,7 @@ far; the same command goes on. ``--rehearse`` runs the same code on tiny shapes 
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -28,6 +29,9 @@ from measure import begin, interleaved, one_line, resumable, write
 from dasvit.engine.hardware import Hardware
 from dasvit.engine.loop import Interrupted, Signals
 from dasvit.engine.runs import Run
+
+RECORDED = Path("book/results/gpu")
+"""Where results are recorded, once they are fetched."""
 
 
 class Budget:
@@ -84,11 +88,15 @@ class Step(ABC):
     runs: Path = Path("runs/gpu")
     """Where the state is kept."""
     out: Path | None = None
-    """Folder of the JSON file; by default book/results/gpu, in a rehearsal the folder of the state."""
+    """Folder of the JSON file; by default results in the folder of the state, where fetch.py finds it."""
+    data: str = "cifar10"
+    """cifar10 in the folder that DASVIT_DATA names, folder:PATH or packed:FILE; steps on random images take none."""
 
     name: ClassVar[str]
     declared: ClassVar[tuple[str, ...]] = ()
     """Files that the result depends on beside the modules of this process."""
+    looks_at_data: ClassVar[bool] = False
+    """Whether the rows depend on the images given."""
 
     @abstractmethod
     def work(self, budget: Budget) -> None:
@@ -120,7 +128,8 @@ class Step(ABC):
     @property
     def depends(self) -> dict[str, Any]:
         """All that rows depend on beside the code; they are never mixed with those of others."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("minutes", "runs", "out")}
+        free = {"minutes", "runs", "out", *(() if self.looks_at_data else ("data",))}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else None
         return own | {"gpu": gpu, "torch": str(torch.__version__)}
 
@@ -137,7 +146,7 @@ class Step(ABC):
     @property
     def file(self) -> Path:
         """The JSON file."""
-        return (self.out or (self.folder if self.rehearse else Path("book/results/gpu"))) / f"{self.title}.json"
+        return (self.out or self.folder / "results") / f"{self.title}.json"
 
     def run(self) -> bool:
         """Work within the budget and write the file; return whether all is done.
@@ -149,7 +158,8 @@ class Step(ABC):
         """
         if not self.rehearse and not torch.cuda.is_available():
             raise ValueError("there is no GPU here: --rehearse runs the same code on tiny shapes on the CPU")
-        start = begin(self.file)
+        start = begin(self.file if self.rehearse else RECORDED / self.file.name)  # it may be recorded there later
+        os.environ.setdefault("DASVIT_CACHE", str(self.runs / "cache"))  # images are decoded once
         with resumable(self.state.path, self.title, self.depends, *self.declared) as state:
             clock, rows, lacks = state.path / "seconds", Rows(state), "time is up"
             before = float(clock.read_text()) if clock.exists() else 0.0

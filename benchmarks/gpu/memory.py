@@ -3,7 +3,7 @@
     python benchmarks/gpu/memory.py
 
 Plain DARTS is plain_supernet.py, in float32 and in bf16. Ours keeps all tokens or a share ρ of them, and computes again
-nothing, the inside of operations, or whole layers. A batch that does not fit is recorded as such.
+nothing or the inside of operations; joint is ours in few large products. A batch that does not fit is recorded as such.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dasvit.engine.hardware import Hardware, out_of_memory
 from dasvit.engine.memory import peak_live_bytes
 from dasvit.searching import METHODS, SearchSettings
 
-Way = Literal["plain", "ours"]
+Way = Literal["plain", "ours", "joint"]
 
 BATCHES = (16, 32, 64, 128, 256)
 KEEP_RATIOS = (1.0, 0.75, 0.5, 0.25)
@@ -45,6 +45,7 @@ class Memory(Step):
         yield "plain", METHODS["darts"](single), 0
         for keep_ratio in keep_ratios:
             yield from (("ours", replace(ours, keep_ratio=keep_ratio), number) for number in range(len(ours.stages)))
+        yield from (("joint", replace(ours, joint="on"), number) for number in range(len(ours.stages)))
         for settings in (single, plain):
             yield from (("plain", replace(settings, keep_ratio=1.0), number) for number in range(len(ours.stages)))
         yield "plain", METHODS["darts"](plain), 0
@@ -65,7 +66,8 @@ class Memory(Step):
     def result(self) -> dict[str, Any]:
         """Return the rows."""
         total = torch.cuda.get_device_properties(0).total_memory if self.device.type == "cuda" else None
-        return {"seed": 0, "device_bytes": total, "rows": Rows(self.state).rows}
+        tf32 = torch.backends.cuda.matmul.allow_tf32  # of the rows in float32
+        return {"seed": 0, "device_bytes": total, "tf32": tf32, "rows": Rows(self.state).rows}
 
 
 def tell(way: Way, settings: SearchSettings, number: int) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def tell(way: Way, settings: SearchSettings, number: int) -> dict[str, Any]:
 def weigh(way: Way, settings: SearchSettings, number: int, batches: tuple[int, ...]) -> dict[str, Any]:
     """Return the row of a stage: the bytes of its steps for each batch size. The stage is built once."""
     found = []
-    stage = our_stage(settings, number) if way == "ours" else None
+    stage = our_stage(settings, number) if way != "plain" else None
     model = plain_model(settings, number) if stage is None else stage.supernet
     for size in batches:
         row: dict[str, Any] = {"batch": size, "out_of_memory": False}

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import tyro
-from common import Budget, Rows, Step, ceilings
+from common import RECORDED, Budget, Rows, Step, ceilings
 
 from dasvit.counting import complexity
 from dasvit.data.sources import Data, load_data
@@ -28,32 +28,42 @@ from dasvit.presets import RETRAIN
 from dasvit.retraining import RetrainSettings, make_network, retrain
 from dasvit.space import Genotype
 
+Name = Literal["vit_b16", "published", "found", "random"]
+"""A network of Table I."""
+
 
 @dataclass(frozen=True)
 class Retrain(Step):
     """Train the encoders from scratch, with equal epochs and with equal time."""
 
     name: ClassVar[str] = "retrain"
+    looks_at_data: ClassVar[bool] = True
 
-    data: str = "cifar10"
-    """cifar10 in the folder that DASVIT_DATA names, or folder:PATH."""
     epochs: int = 30
     """Epochs of every network, and of the slowest one when time is equal."""
     train_images: int | None = None
     """Training images to use; all by default."""
     genotype: Path | None = None
-    """The encoder found; by default that of the search step, once it is complete."""
+    """The encoder found; by default that of the search step, once it is complete, here or as recorded."""
+    networks: tuple[Name, ...] = ("vit_b16", "published", "found", "random")
+    """Which networks, in which order; those left out may be trained by a later call."""
+
+    def __post_init__(self) -> None:
+        if not self.networks or len(set(self.networks)) < len(self.networks):
+            raise ValueError(f"networks {' '.join(self.networks) or 'none'}: name each one once, at least one")
 
     @property
     def depends(self) -> dict[str, Any]:
         """All that rows depend on; the encoder found is kept beside when it is known."""
-        return {name: value for name, value in super().depends.items() if name != "genotype"}
+        return {name: value for name, value in super().depends.items() if name not in ("genotype", "networks")}
 
     @property
     def settings(self) -> RetrainSettings:
         """Of every network, less the network."""
         base, epochs = (RETRAIN["tiny"], 2) if self.rehearse else (RETRAIN["paper"], self.epochs)
-        few = {"train_images": 200, "test_images": 50} if self.rehearse else {"data": self.data}
+        given = base.data.data if self.rehearse and self.data == "cifar10" else self.data
+        few = {"train_images": 200, "test_images": 50} if given == base.data.data and self.rehearse else {}
+        few["data"] = given
         data = replace(base.data, **{"train_images": self.train_images} | few)
         base = replace(base, data=data, epochs=epochs, warmup_epochs=max(1, epochs // 25), hardware=self.hardware)
         return replace(base, dim=24, depth=2) if self.rehearse else base
@@ -64,38 +74,40 @@ class Retrain(Step):
         settings = self.settings
         return load_data(settings.data, image_size=settings.image_size)
 
-    def networks(self) -> dict[str, RetrainSettings]:
-        """Return settings by network; without a found encoder those that need none."""
+    def known(self) -> dict[str, RetrainSettings]:
+        """Return settings by network, of those asked for; without a found encoder those that need none."""
         settings = self.settings
         known = {
             BASELINE: replace(settings, genotype=BASELINE),
             "published": replace(settings, genotype="dasvit-cifar10"),
         }
-        if (found := self.found()) is None:
-            return known
-        others = peers(found, settings, self.images.train, count=1)
-        return known | {"found": others["found"], "random": others["random-0"]}
+        if (found := self.found()) is not None:
+            others = peers(found, settings, self.images.train, count=1)
+            known |= {"found": others["found"], "random": others["random-0"]}
+        return {name: known[name] for name in self.networks if name in known}
 
     def found(self) -> Genotype | None:
         """Return the encoder found, if there is one."""
         if self.genotype is not None:
             return Genotype.from_json(self.genotype.read_text())
-        file = self.file.with_name("search.json")
-        searched = json.loads(file.read_text()) if file.exists() else {"complete": False}
-        return Genotype.from_json(searched["genotype"]) if searched["complete"] else None
+        places = [self.file.parent] if self.rehearse else [self.file.parent, RECORDED]
+        files = [file for place in places if (file := place / "search.json").exists()]
+        searched = [told for file in files if (told := json.loads(file.read_text()))["complete"]]
+        return Genotype.from_json(searched[0]["genotype"]) if searched else None
 
     def lacks(self) -> str | None:
         """Return what another step has to give before this one can be complete."""
-        return "the search is not complete" if self.found() is None else None
+        asked = {"found", "random"} & set(self.networks)
+        return "the search is not complete" if asked and self.found() is None else None
 
     def work(self, budget: Budget) -> None:
         """Train what has not been trained yet."""
-        rows, networks = Rows(self.state), self.networks()
+        rows, networks = Rows(self.state), self.known()
         if found := self.found():
             self.state.keep("found.json", found.to_json())
         rows.measure({f"{name} epochs": partial(self.row, name, s) for name, s in networks.items()}, budget)
         trained = [row for row in rows.rows if row["equal"] == "epochs"]
-        if found and len(trained) == len(networks):  # only then is it known which network is the slowest
+        if {row["network"] for row in trained} == set(get_args(Name)):  # only then is it known which is the slowest
             rows.measure(dict(self.equal_time(networks, trained)), budget)
 
     def equal_time(

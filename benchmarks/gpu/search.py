@@ -32,17 +32,20 @@ class Search(Step):
     """Search as published."""
 
     name: ClassVar[str] = "search"
+    looks_at_data: ClassVar[bool] = True
 
     method: Literal["dasvit", "darts"] = "dasvit"
     """dasvit, or plain DARTS: one stage at full depth, every operation, every token, no regularisation."""
-    data: str = "cifar10"
-    """cifar10 in the folder that DASVIT_DATA names, or folder:PATH."""
     epochs: int = 30
     """Epochs of a stage; plain DARTS has those of all stages."""
     recompute: bool = False
     """Compute the inside of operations again: less memory, the same result."""
     compile: bool = False
     """Compile each stage's supernet first."""
+    capture: Literal["auto", "off"] = "auto"
+    """Record each stage's steps as CUDA graphs, or leave them eager."""
+    joint: Literal["auto", "on", "off"] = "auto"
+    """Compute a layer's operations in few large products; auto: where the memory allows it."""
     train_images: int | None = None
     """Training images to use; all by default."""
 
@@ -55,11 +58,13 @@ class Search(Step):
     def settings(self) -> SearchSettings:
         """Of the search."""
         base = settings_of(self.rehearse)
-        few = {"data": "digits", "train_images": 64} if self.rehearse else {"data": self.data}
+        given = "digits" if self.rehearse and self.data == "cifar10" else self.data  # the digits come with a package
+        few = {"data": given, "train_images": 64} if self.rehearse else {"data": given}
         data = replace(base.data, **{"train_images": self.train_images} | few)
-        hardware = replace(self.hardware, compile=self.compile)
+        hardware = replace(self.hardware, compile=self.compile, capture=self.capture)
         stages = tuple((depth, operations, 1 if self.rehearse else self.epochs) for depth, operations, _ in base.stages)
-        settings = replace(base, data=data, stages=stages, recompute=self.recompute, hardware=hardware)
+        settings = replace(base, data=data, stages=stages, recompute=self.recompute, joint=self.joint)
+        settings = replace(settings, hardware=hardware)
         return METHODS[self.method](settings)
 
     @cached_property
@@ -89,13 +94,20 @@ class Search(Step):
             "history": history,
         }
 
+    def flops_of(self, number: int, candidates: Candidates, **sizes: int) -> int:
+        """Return the FLOPs of a pair of steps of a stage; counted once, in seconds, and kept with the state."""
+        kept = self.state.path / f"flops-{number}"
+        if not kept.exists():
+            kept.write_text(str(plan_stage(self.settings, number, candidates, **sizes).flops))
+        return int(kept.read_text())
+
     def stage_row(self, rows: list[dict[str, Any]], best: dict[str, float]) -> dict[str, Any]:
         """Return what a stage took. A step is one of α and one of the weights, so it computes two batches."""
         settings, number = self.settings, rows[0]["stage"]
         depth, operations, _ = settings.stages[number]
         candidates: Candidates = tuple(tuple(map(Operation.parse, edge)) for edge in rows[0]["alpha"].values())
         sizes = {"channels": self.images.channels, "classes": len(self.images.classes)}
-        flops = plan_stage(settings, number, candidates, **sizes).flops
+        flops = self.flops_of(number, candidates, **sizes)
         steps = len(self.images) // 2 // settings.batch_size * len(rows)
         seconds = sum(row["seconds"] for row in rows)
         return {

@@ -21,13 +21,24 @@ import torch.nn.functional as F
 import tyro
 from common import Budget, Rows, Step, ceilings, waits
 from measure import interleaved
-from stages import CLASSES, Steps, our_stage, our_steps, plain_model, plain_steps_of, random_images, settings_of
+from stages import (
+    CLASSES,
+    Steps,
+    our_stage,
+    our_steps,
+    plain_model,
+    plain_steps_of,
+    random_batch,
+    random_images,
+    settings_of,
+)
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dasvit.encoder import build
 from dasvit.engine.hardware import Hardware, make_fabric, out_of_memory
-from dasvit.searching import SearchSettings
+from dasvit.search_settings import SearchSettings
+from dasvit.search_stage import SearchStage
 from dasvit.training_free import SPACES, Shape, dss
 
 ADAMW_BYTES = 28  # a weight, its gradient and two moments are read, weight and moments written: 7 numbers of 4 bytes
@@ -43,6 +54,13 @@ class Speed(Step):
     """Timed rounds; each runs every way once."""
     batch: int = 128
     """Images of a retraining step."""
+    compiled: bool = False
+    """Also time compiled supernets, last: some minutes a stage, which the time given does not stop."""
+
+    @property
+    def depends(self) -> dict[str, Any]:
+        """All that rows depend on; which of them are made is no part of it."""
+        return {name: value for name, value in super().depends.items() if name != "compiled"}
 
     def work(self, budget: Budget) -> None:
         """Time what has not been timed yet."""
@@ -56,28 +74,55 @@ class Speed(Step):
         todo |= {"retrain": self.retrain_rows, "loader": partial(self.loader_row, settings)}
         spaces = ("autoformer-t",) if self.rehearse else ("autoformer-t", "autoformer-s", "autoformer-b")
         todo |= {f"dss {name}": partial(self.dss_row, name) for name in spaces}
+        if self.compiled:  # minutes each, which nothing can stop: so they come last
+            for number, (depth, operations, _) in enumerate(settings.stages):
+                todo[f"search {depth}x{operations}, compiled"] = partial(self.compiled_rows, settings, number)
         rows.measure({name: partial(if_it_fits, function) for name, function in todo.items()}, budget)
 
     def result(self) -> dict[str, Any]:
         """Return the rows."""
-        return {"seed": 0, "rounds": self.rounds, "rows": Rows(self.state).rows}
+        tf32 = torch.backends.cuda.matmul.allow_tf32
+        return {"seed": 0, "rounds": self.rounds, "tf32": tf32, "rows": Rows(self.state).rows}
 
     def search_rows(self, settings: SearchSettings, number: int) -> dict[str, Any]:
-        """Time one stage: the plain way in float32 and bf16; ours with all tokens, with some, recomputed, compiled."""
+        """Time one stage: the plain way in float32 and bf16; ours with all tokens, with some, recomputed, joint."""
         every = replace(settings, keep_ratio=1.0)
         single = replace(every, hardware=Hardware(settings.hardware.device, "32-true"))
         plain = {"plain": every, "plain, float32": single}
-        ours = {"ours, every token": every, "ours": settings, "ours, recomputed": replace(settings, recompute=True)}
-        if not self.rehearse:  # where it would take minutes
-            ours["ours, compiled"] = replace(settings, hardware=replace(settings.hardware, compile=True))
+        joint, eager = replace(settings, joint="on"), replace(settings.hardware, capture="off")
+        ours = {
+            "ours, every token": replace(every, hardware=eager),
+            "ours": replace(settings, hardware=eager),
+            "ours, recomputed": replace(settings, recompute=True, hardware=eager),
+            "ours, joint": replace(joint, hardware=eager),
+            "ours, joint and recorded": joint,  # without a GPU the same as the one before
+        }
         size, steps, weights = settings.batch_size, {}, {}
         for way, changed in plain.items():
             model = plain_model(changed, number)
             steps[way], weights[way] = plain_steps_of(model, changed, size), parameters(model)
-        for way, changed in ours.items():
-            stage = our_stage(changed, number)
+        stages = {way: our_stage(changed, number) for way, changed in ours.items()}
+        for way, stage in stages.items():
             steps[way], weights[way] = our_steps(stage, size), parameters(stage.supernet)
-        return {"batch": size, "ways": self.timed(steps, weights, 2 * size)}
+        refused = self.shorten(stages["ours, joint and recorded"], steps["ours, joint and recorded"], size)
+        ways = self.timed(steps, weights, 2 * size, {"ours, joint and recorded": "ours, joint"})
+        return {"batch": size, "refused": refused, "ways": ways}
+
+    def shorten(self, stage: SearchStage, steps: Steps, size: int) -> str | None:
+        """Record a stage's steps if they can be, or say why they are not."""
+        run_all(steps)
+        batch = random_batch(stage.settings, size, self.device)
+        return stage.shorten(batch, batch) if stage.recorder is not None else "nothing records here"
+
+    def compiled_rows(self, settings: SearchSettings, number: int) -> dict[str, Any]:
+        """Time the compiled steps of a stage, once they have stood the check against eager ones."""
+        compiled = replace(settings, hardware=replace(settings.hardware, compile=True, capture="off"))
+        stage = our_stage(compiled, number)
+        steps, batch = our_steps(stage, settings.batch_size), random_batch(settings, settings.batch_size, self.device)
+        run_all(steps)
+        refused = stage.shorten(batch, batch)
+        rows = self.timed({"ours, compiled": steps}, {"ours, compiled": parameters(stage.supernet)}, 2 * len(batch[1]))
+        return {"batch": settings.batch_size, "refused": refused, "ways": rows}
 
     def retrain_rows(self) -> dict[str, Any]:
         """Time a retraining step of timm's ViT-B/16, of ours, and of the published encoder."""
@@ -110,8 +155,13 @@ class Speed(Step):
 
         return {"weights": step}
 
-    def timed(self, ways: dict[str, Steps], weights: dict[str, int], images: int) -> dict[str, Any]:
-        """Return seconds, products and floor of each way; every way has run once before it is timed."""
+    def timed(
+        self, ways: dict[str, Steps], weights: dict[str, int], images: int, same: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return seconds, products and floor of each way; every way has run once before it is timed.
+
+        A counter sees nothing of recorded steps: ``same`` names a way with as many products.
+        """
         best = next(row for row in Rows(self.state).rows if row["name"] == "ceilings")
         whole = {way: partial(run_all, steps) for way, steps in ways.items()}
         flops = {}
@@ -120,6 +170,7 @@ class Speed(Step):
             with FlopCounterMode(display=False) as counter:
                 step()
             flops[way] = counter.get_total_flops()
+        flops |= {way: flops[other] for way, other in (same or {}).items()}
         rows = {}
         for way, seconds in interleaved(whole, self.rounds).items():
             rows[way] = {

@@ -46,7 +46,8 @@ def our_stage(settings: SearchSettings, number: int, images: ImageSet | None = N
     candidates = survivors(settings.space, settings.stages[number][1])
     fabric = make_fabric(settings.hardware)
     halves = (random_images(settings.batch_size, 1),) * 2 if images is None else images.to(fabric.device).halves(0)
-    return SearchStage(settings, number, candidates, halves, fabric)
+    with fabric.device:  # to draw a large network on the CPU and send it takes longer than to weigh it
+        return SearchStage(settings, number, candidates, halves, fabric)
 
 
 def our_steps(stage: SearchStage, size: int) -> Steps:
@@ -58,9 +59,9 @@ def our_steps(stage: SearchStage, size: int) -> Steps:
 def plain_model(settings: SearchSettings, number: int) -> PlainSupernet:
     """Return the supernet of a stage the plain way."""
     candidates = survivors(settings.space, settings.stages[number][1])
-    supernet = make_supernet(settings, number, candidates, random_images(1, 1))
-    device = make_fabric(settings.hardware).device
-    return PlainSupernet(supernet).to(device)
+    images = random_images(1, 1)
+    with make_fabric(settings.hardware).device:
+        return PlainSupernet(make_supernet(settings, number, candidates, images))
 
 
 def plain_steps_of(model: PlainSupernet, settings: SearchSettings, size: int) -> Steps:

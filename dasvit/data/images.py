@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -47,25 +48,19 @@ class FileImages(Dataset):
     """Image files, decoded to squares of one size: short side resized, centre cropped, three channels.
 
     Args:
-        paths: The files.
+        paths: The files, or what is in them.
         size: Side of a decoded image in pixels.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
+    def __init__(self, paths: Sequence[Path | bytes], size: int) -> None:
         self.paths, self.size = list(paths), size
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 size size"]:
-        with _opened(self.paths[index]) as file:
-            image = file.convert("RGB")
-        scale = self.size / min(image.size)
-        width, height = (max(self.size, round(scale * side)) for side in image.size)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        image = image.crop((left, top, left + self.size, top + self.size))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        with opened(self.paths[index]) as file:
+            return square(file.convert("RGB"), self.size)
 
     def subset(self, indices: Tensor) -> FileImages:
         """Return the files at ``indices``."""
@@ -99,28 +94,77 @@ class FileImages(Dataset):
             raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
 
 
-def short_side(path: Path) -> int:
-    """Return the shorter side of an image file in pixels, reading its header only.
+def square(image: Image.Image, size: int) -> UInt8[Tensor, "3 size size"]:
+    """Return an image with its short side resized and its centre cropped."""
+    scale = size / min(image.size)
+    width, height = (max(size, round(scale * side)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
-    Raises:
-        ValueError: If the file is no readable image.
+
+def decode_once(
+    files: Sequence[Path | bytes], image_size: int, limit: int
+) -> tuple[int, UInt8[Tensor, "n 3 size size"] | None]:
+    """Open every file once; return the side that images are decoded at, and all of them if they can be held.
+
+    They are decoded at ``image_size``, or if all are smaller, at the largest short side there is. That is known only at
+    the end, so until then what is smaller is kept as it is.
+
+    Args:
+        files: Paths, or contents.
+        image_size: Side in pixels that is asked for.
+        limit: Bytes that may be held; beyond them only the sides are read.
     """
-    with _opened(path) as image:
-        return min(image.size)
+    most = 0  # the largest short side so far
+
+    def held(short: int) -> bool:
+        return len(files) * 3 * min(image_size, short) ** 2 <= limit
+
+    def look(file: Path | bytes) -> tuple[int, Tensor | Image.Image | None]:
+        with opened(file) as image:
+            short = min(image.size)
+            if not held(max(short, most)):
+                return short, None
+            if short >= image_size:
+                return short, square(image.convert("RGB"), image_size)
+            return short, image.convert("RGB") if max(image.size) <= 2 * image_size else None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found: list[Tensor | Image.Image | None] = []
+        for short, pixels in pool.map(look, files):
+            most = max(most, short)
+            found.append(pixels)
+            if not held(most):
+                found.clear()
+    size = min(image_size, most)
+    if not held(most):
+        return size, None
+    images, lazy = torch.empty(len(files), 3, size, size, dtype=torch.uint8), FileImages(files, size)
+    for number, seen in enumerate(found):
+        images[number] = seen if isinstance(seen, Tensor) else lazy[number] if seen is None else square(seen, size)
+    return size, images
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path | bytes) -> Iterator[Image.Image]:
+    """Open an image file, of which the header is read, or what is in one.
+
+    Raises:
+        ValueError: If it is no readable image; also while the block reads it.
+    """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for ever
+        if not (isinstance(path, bytes) or stat.S_ISREG(os.stat(path).st_mode)):  # to open a pipe is to wait for ever
             raise ValueError("it is no regular file")
-        with Image.open(path) as file:
+        with Image.open(BytesIO(path) if isinstance(path, bytes) else path) as file:
             if max(file.size) > MAX_ASPECT * min(file.size):
                 raise ValueError(f"one side of {file.size} pixels is more than {MAX_ASPECT} times the other")
             yield file
     except Exception as error:  # PIL's decoders raise whatever a broken file makes them stumble over
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ValueError(f"cannot read image {path}: {reason}") from None
+        name = "packed in the file" if isinstance(path, bytes) else path
+        raise ValueError(f"cannot read image {name}: {reason}") from None
 
 
 @dataclass(frozen=True)

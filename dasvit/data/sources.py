@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +15,11 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..engine.seeds import check_seed
-from .images import Augmentation, FileImages, ImageSet, short_side
+from .images import Augmentation, FileImages, ImageSet, decode_once
+from .keeping import kept
+from .packing import pack, unpack
 
-NAMES = "digits, cifar10, cifar100, imagenet100, folder:PATH"
+NAMES = "digits, cifar10, cifar100, imagenet100, folder:PATH, packed:FILE"
 MEMORY_LIMIT = 4 << 30  # bytes; a larger set of files is decoded as it is needed
 
 
@@ -27,7 +28,7 @@ class DataSettings:
     """Which images, how many of them, and how they are augmented in training."""
 
     data: str = "digits"
-    """digits, cifar10, cifar100, imagenet100 or folder:PATH."""
+    """digits, cifar10, cifar100, imagenet100, folder:PATH, or packed:FILE, which is a folder packed."""
     train_images: int | None = None
     """Use only so many training images, drawn evenly over the classes."""
     test_images: int | None = None
@@ -56,7 +57,7 @@ class Data(NamedTuple):
 class _Source(NamedTuple):
     """Images before they are read: bytes, or the paths of files."""
 
-    images: Tensor | list[Path]
+    images: Tensor | list[Path | bytes]
     labels: np.ndarray
     classes: tuple[str, ...]
 
@@ -77,9 +78,10 @@ def load_data(settings: DataSettings, *, image_size: int) -> Data:
         "cifar10": lambda: _cifar("CIFAR10"),
         "cifar100": lambda: _cifar("CIFAR100"),
         "imagenet100": lambda: _imagenet100(settings.classes),
+        "packed": lambda: _packed(Path(os.path.expanduser(path))),
         "folder": lambda: _folder(Path(os.path.expanduser(path)), settings.split_seed),
     }
-    if name not in loaders or bool(colon) != (name == "folder"):
+    if name not in loaders or bool(colon) != (name in ("folder", "packed")):
         raise ValueError(f"unknown data {settings.data!r}; known: {NAMES}")
     try:
         sources = loaders[name]()
@@ -149,17 +151,22 @@ def _stratified(labels: np.ndarray, first: int, seed: int) -> tuple[np.ndarray, 
     return np.sort(parts[0]), np.sort(parts[1])
 
 
-def _read(images: Tensor | list[Path], image_size: int) -> Tensor | FileImages:
+def _read(images: Tensor | list[Path | bytes], image_size: int) -> Tensor | FileImages:
     if isinstance(images, Tensor):
         return images
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        size = min(image_size, max(pool.map(short_side, images)))
-    files = FileImages(images, size)
-    return files.decode_all() if len(images) * 3 * size**2 <= MEMORY_LIMIT else files
+    size = image_size
+
+    def decode() -> Tensor | None:
+        nonlocal size
+        size, decoded = decode_once(images, image_size, MEMORY_LIMIT)
+        return decoded
+
+    decoded = kept(images, image_size, decode)
+    return FileImages(images, size) if decoded is None else decoded
 
 
 def _split(
-    images: Tensor | list[Path], labels: np.ndarray, classes: tuple[str, ...], seed: int
+    images: Tensor | list[Path | bytes], labels: np.ndarray, classes: tuple[str, ...], seed: int
 ) -> tuple[_Source, _Source]:
     """Split a set that has no test part: a fifth of every class, drawn by ``seed``."""
     few = [name for name, n in zip(classes, np.bincount(labels, minlength=len(classes)), strict=True) if n < 2]
@@ -234,6 +241,28 @@ def _imagenet100(class_list: Path | None) -> tuple[_Source, _Source]:
         if not (root / part).is_dir():
             raise ValueError(f"{root / part} does not exist: unpack ImageNet there, one folder a class")
     return _files(root / "train", classes), _files(root / "val", classes)
+
+
+def _packed(path: Path) -> tuple[_Source, _Source]:
+    train, test = (_Source([*part.images], part.labels, part.classes) for part in unpack(path))
+    return train, test
+
+
+def pack_folder(root: Path, path: Path, seed: int = 0) -> None:
+    """Pack a folder of images into one file, see :func:`~dasvit.data.packing.pack`.
+
+    Args:
+        root: As for ``folder:PATH``.
+        path: The file to write.
+        seed: Splits a folder without a test part.
+
+    Raises:
+        ValueError: If the folder cannot be used.
+    """
+    train, test = _folder(root, seed)
+    parts = {"train": train, "test": test}
+    files = {n: ([p for p in part.images if isinstance(p, Path)], part.labels) for n, part in parts.items()}
+    pack(files, train.classes, path)
 
 
 def _folder(root: Path, seed: int) -> tuple[_Source, _Source]:

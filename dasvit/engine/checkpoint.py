@@ -11,6 +11,8 @@ import hashlib
 import json
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, save_file
 
 VERSION = "2"
 """Of what :func:`save_state` writes; another one is refused by name."""
@@ -41,11 +43,21 @@ def save_state(stem: Path, state: Any) -> Path:
     """
     tensors: dict[str, torch.Tensor] = {}
     header = json.dumps(_encode(state, tensors))
-    content = save(tensors, metadata={"version": VERSION, "state": header})
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    for key, tensor in tensors.items():  # the format has no shared memory
+        if owners[tensor.untyped_storage().data_ptr()] > 1:
+            tensors[key] = tensor.clone()
     part = stem.with_name(stem.name + ".part")
     try:
-        part.write_bytes(content)
-        return settle(part, stem.with_name(f"{stem.name}-{hashlib.sha256(content).hexdigest()}.safetensors"))
+        part.touch()  # a place that cannot be written is an error of Python's own kind
+        try:  # straight to the file: as bytes first, a gigabyte takes twenty times as long
+            save_file(tensors, part, metadata={"version": VERSION, "state": header})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from None
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return settle(part, stem.with_name(f"{stem.name}-{digest}.safetensors"))
     finally:
         part.unlink(missing_ok=True)
 
@@ -140,7 +152,7 @@ def _encode(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return node
     if isinstance(node, torch.Tensor | np.ndarray):
         key = str(len(tensors))
-        tensors[key] = torch.as_tensor(node).detach().cpu().clone().contiguous()
+        tensors[key] = torch.as_tensor(node).detach().cpu().contiguous()
         return {"tensor" if isinstance(node, torch.Tensor) else "array": key}
     if isinstance(node, dict):
         return {"dict": [[_encode(k, tensors), _encode(v, tensors)] for k, v in node.items()]}

@@ -11,6 +11,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from .capture import Recorder, make_recorder
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -24,17 +26,21 @@ class Hardware:
     """Processes, each on a device of its own, that divide every batch; torchrun and SLURM may start them."""
     compile: bool = False
     """Compile the network first: minutes a stage, for steps that start fewer kernels."""
+    capture: Literal["auto", "on", "off"] = "auto"
+    """Record the steps of a search as CUDA graphs, which start as a whole; auto: where it is possible."""
 
     def __post_init__(self) -> None:
         if self.devices < 1:
             raise ValueError(f"devices {self.devices} is below one")
+        if self.capture == "on" and self.devices > 1:
+            raise ValueError(f"capture on with {self.devices} devices: steps are recorded on one, use --capture auto")
 
 
 def make_fabric(hardware: Hardware) -> Fabric:
     """Return a Fabric on the device and with the precision asked for.
 
     Raises:
-        ValueError: If there is no such device here.
+        ValueError: If there is no such device here, or it cannot do what is asked for.
     """
     cuda = torch.cuda.is_available()
     if (hardware.device == "cuda" and not cuda) or (hardware.device == "mps" and not torch.mps.is_available()):
@@ -45,7 +51,15 @@ def make_fabric(hardware: Hardware) -> Fabric:
         precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
     if on_gpu and hardware.devices > torch.cuda.device_count():
         raise ValueError(f"devices {hardware.devices}: this machine has {torch.cuda.device_count()}")
-    return Fabric(accelerator=hardware.device, devices=hardware.devices, precision=precision)
+    fabric = Fabric(accelerator=hardware.device, devices=hardware.devices, precision=precision)
+    if hardware.capture == "on" and make_recorder(fabric.device) is None:
+        raise ValueError(f"capture on: nothing can be recorded on a {fabric.device.type}, use --capture auto or off")
+    return fabric
+
+
+def recorder_of(hardware: Hardware, fabric: Fabric) -> Recorder | None:
+    """Return what the steps of a network on one device are to be recorded with, if they are."""
+    return None if hardware.capture == "off" or hardware.devices > 1 else make_recorder(fabric.device)
 
 
 def place(module: nn.Module, fabric: Fabric) -> None:

@@ -25,7 +25,7 @@ from .runs import Run, RunFailedError, set_random_states
 LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
 SAVE_SECONDS = 600.0  # between two checkpoints: a long epoch is saved on the way too
 LARGE = 100e6  # bytes of a checkpoint: a larger one is not saved after every short epoch,
-SAVE_RATE = 25e6  # but so many bytes a second, which takes some percent of the time
+REST = 50.0  # but after so many times what the last one took: that is 2 % of the time
 
 
 @runtime_checkable
@@ -156,7 +156,7 @@ class _Keeper:
     """Saves where a job is, unless something is not finite any more.
 
     Attributes:
-        again: When a large state may be saved after a short epoch again.
+        again: When a large state may be saved again, unless the job stops or is done.
     """
 
     def __init__(self, job: Job, run: Run | None) -> None:
@@ -172,8 +172,10 @@ class _Keeper:
     def save(self, at: _Position) -> None:
         """Write a checkpoint."""
         if self.run is not None:
+            began = time.perf_counter()
             size = self.run.save({**at.state_dict(), "job": self.job.state_dict()}).stat().st_size
-            self.again = time.perf_counter() + (size / SAVE_RATE if size > LARGE else 0)
+            now = time.perf_counter()
+            self.again = now + (REST * (now - began) if size > LARGE else 0)
 
 
 def run_epochs(
@@ -234,7 +236,7 @@ def _steps(job: Job, at: _Position, keeper: _Keeper, signals: Signals, bar: tqdm
             keeper.check(at.fault())
         signum = signals.agreed()
         elapsed = time.perf_counter() - began
-        if signum is not None or elapsed > SAVE_SECONDS:
+        if signum is not None or (elapsed > SAVE_SECONDS and time.perf_counter() > keeper.again):
             keeper.check(at.fault() or _not_finite(job, at))
             at.seconds += elapsed
             keeper.save(at)
@@ -324,7 +326,10 @@ def load_schedule(schedule: LambdaLR, state: Mapping[str, Any]) -> None:
     step = state["last_epoch"]
     rates = [base * factor(step) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):  # recorded steps know it by its place
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     schedule.load_state_dict(schedule.state_dict() | {"last_epoch": step, "_step_count": step + 1, "_last_lr": rates})
 
 

@@ -1,0 +1,116 @@
+"""Everything that a search depends on (chapter 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from .checks import check_sizes, check_training
+from .data.sources import DataSettings
+from .engine.hardware import Hardware
+from .engine.seeds import check_seed
+from .fairness import FairnessSettings
+from .space import SearchSpace
+from .vit import Init
+
+Stage = tuple[int, int, int]
+"""Depth in layers, operations kept on each edge, epochs."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Everything a search depends on. The defaults are the preset ``tiny``."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    """The images."""
+    image_size: int = 8
+    """Side in pixels that images are resized to."""
+    patch_size: int = 2
+    """Side of a patch in pixels."""
+    dim: int = 48
+    """Width of a token."""
+    init: Init | None = "xavier"
+    """How matrices start; without it nothing is drawn, which is for planning."""
+    space: SearchSpace = field(default_factory=SearchSpace)
+    """What is searched."""
+    stages: tuple[Stage, ...] = ((2, 8, 6), (4, 5, 6), (6, 3, 6))
+    """Depth, operations an edge and epochs of each stage."""
+    keep_ratio: float = 0.5
+    """Share of patch tokens kept in the search."""
+    recompute: bool = False
+    """Compute operations again in the backward pass: less memory, more time, the same result."""
+    joint: Literal["auto", "on", "off"] = "auto"
+    """Compute a layer's operations in few large products: the same to rounding; auto: where a GPU has the memory."""
+    fairness: FairnessSettings = field(default_factory=FairnessSettings)
+    """Operation fairness regularisation."""
+    order: Literal[1, 2] = 1
+    """Order of the architecture gradient."""
+    carry_alpha: bool = False
+    """Carry α of the surviving operations into the next stage; otherwise it starts anew."""
+    batch_size: int = 32
+    """Images in a batch."""
+    accumulate: int = 1
+    """Compute a batch in so many parts, one after the other: less memory, the same steps."""
+    lr: float = 4e-3
+    """Learning rate of the weights, annealed to zero in each stage."""
+    weight_decay: float = 0.05
+    """Weight decay of the weights' matrices."""
+    alpha_lr: float = 1e-2
+    """Learning rate of α."""
+    alpha_weight_decay: float = 1e-3
+    """Coefficient of α in its own gradient, as in DARTS."""
+    seed: int = 0
+    """Seed of the weights, and of what --order-seed draws unless it is given."""
+    order_seed: int | None = None
+    """Seed of the two halves, of the order of the images and of their distortions."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """Device and precision."""
+
+    def __post_init__(self) -> None:
+        check_training(self.batch_size, self.lr, self.weight_decay)
+        check_training(self.batch_size, self.alpha_lr, self.alpha_weight_decay)
+        check_seed(self.seed)
+        check_seed(self.ordering, "order_seed")
+        check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim)
+        if not self.stages or min(min(stage) for stage in self.stages) < 1:
+            raise ValueError(f"stages {self.stages}: each is depth, operations, epochs, all at least one")
+        check_sizes(depth=max(depth for depth, *_ in self.stages))
+        kept = [operations for _, operations, _ in self.stages]
+        if kept[0] != len(self.space.operations) or kept != sorted(kept, reverse=True) or kept[-1] < 2:
+            raise ValueError(
+                f"stages keep {kept} operations: start with all {len(self.space.operations)}, "
+                "never grow, end with 2 or more"
+            )
+        if not 1 <= self.accumulate <= self.batch_size:
+            raise ValueError(
+                f"accumulate {self.accumulate} parts of a batch of {self.batch_size}: take 1 to {self.batch_size}"
+            )
+        if self.batch_size % self.hardware.devices:
+            raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")
+        if self.joint == "on" and self.recompute:
+            raise ValueError("joint on with recompute: what is computed in few products is kept, use --joint auto")
+        if self.order == 2 and self.hardware.capture == "on":
+            raise ValueError("capture on with order 2: only steps of order 1 can be recorded, use --capture auto")
+        if not 0 < self.keep_ratio <= 1:
+            raise ValueError(f"keep_ratio {self.keep_ratio:g} is outside (0, 1]: 1 keeps every token, 0.5 half of them")
+
+    @property
+    def ordering(self) -> int:
+        """The seed of halves, order and distortions."""
+        return self.seed if self.order_seed is None else self.order_seed
+
+
+def plain_darts(settings: SearchSettings) -> SearchSettings:
+    """Return the settings of DARTS: one stage at the last depth, every operation, every token, no regularisation."""
+    epochs = sum(epochs for *_, epochs in settings.stages)
+    return replace(
+        settings,
+        stages=((settings.stages[-1][0], len(settings.space.operations), epochs),),
+        keep_ratio=1.0,
+        fairness=replace(settings.fairness, skip_weight=0.0, type_weight=0.0),
+    )
+
+
+METHODS: dict[str, Callable[[SearchSettings], SearchSettings]] = {"dasvit": replace, "darts": plain_darts}
+"""What each method makes of settings."""

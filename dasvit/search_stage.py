@@ -1,0 +1,323 @@
+"""One stage of the progressive search: steps of α and of the weights in turn, on one supernet (chapter 6)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric, seed_everything
+from torch import Tensor
+from torch.optim import Adam, AdamW, Optimizer
+
+from .bilevel import first_order_gradient, frozen, second_order_gradient
+from .data.images import Batch, ImageSet
+from .engine.capture import ROUNDING, Metrics, Recorded, Recorder, Snapshot, changing, difference, uncompiled
+from .engine.hardware import average, compile_network, out_of_memory, place, recorder_of
+from .engine.loop import cosine_schedule, load_moments, load_schedule
+from .engine.runs import Run, random_states, set_random_states
+from .engine.seeds import derive
+from .engine.updates import UpdateInBackward
+from .fairness import Fairness
+from .relaxation import Candidates, Supernet
+from .search_settings import SearchSettings
+from .space import edge_name
+from .vit import weight_groups
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A scalar from logits ``[b, classes]`` and labels ``[b]``, a mean over the images."""
+Objective = Callable[[Tensor, Tensor, Tensor, Candidates], Tensor]
+"""What α descends: a scalar from logits, labels, mixing weights ``softmax(α)`` and the candidates they stand for."""
+
+
+class SearchStage:
+    """One stage of Algorithm 1, to be run by :func:`~dasvit.engine.loop.run_epochs`.
+
+    Args:
+        settings: Of the search.
+        number: Which stage, from 0.
+        candidates: Operations in play on each edge.
+        halves: The halves of the training set, for the weights and for α.
+        fabric: Device and precision.
+        run: Where the genotype of each epoch goes.
+        alpha: α to start from; by default close to zero.
+        loss: See :func:`~dasvit.searching.search`.
+        objective: See :func:`~dasvit.searching.search`.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        number: int,
+        candidates: Candidates,
+        halves: tuple[ImageSet, ImageSet],
+        fabric: Fabric,
+        run: Run | None = None,
+        alpha: Tensor | None = None,
+        loss: Loss = F.cross_entropy,
+        objective: Objective | None = None,
+    ) -> None:
+        self.settings, self.number, self.run = settings, number, run
+        self.loss, self.objective = loss, objective
+        self.depth, _, self.epochs = settings.stages[number]
+        self.title = f"stage {number + 1}/{len(settings.stages)}"
+        self.halves, self.fabric = halves, fabric
+        self.steps = len(halves[0]) // settings.batch_size
+        seed_everything(derive(settings.seed, "weights", number), verbose=False)
+        self.supernet = make_supernet(settings, number, candidates, halves[0])
+        if alpha is not None:
+            self.supernet.alpha.data.copy_(alpha)
+        place(self.supernet, fabric)
+        self.weights = self.supernet.network_parameters
+        self.fairness = Fairness(candidates, settings.fairness, fabric.device)
+        if settings.hardware.compile:
+            compile_network(self.supernet)
+        self.recorder = recorder_of(settings.hardware, fabric) if settings.order == 1 else None
+        self._recorded: dict[str, Recorded] = {}
+        self._warm, self._checked = False, not (settings.hardware.compile or self.recorder)
+        self._eager = False  # although the network is compiled
+        self._make_optimizers()
+        self.updates = UpdateInBackward(self.weight_optimizer, fabric)
+
+    def _make_optimizers(self) -> None:
+        """Make both optimisers and the schedule; if steps are recorded, with all that changes in tensors."""
+        s, alpha, on_gpu = self.settings, self.supernet.alpha, self.fabric.device.type == "cuda"
+        fixed: dict[str, Any] = {"capturable": on_gpu and self.recorder is not None}
+        weights = AdamW(supernet_groups(self.supernet, s.weight_decay), lr=s.lr, fused=True, **fixed)
+        self.schedule = cosine_schedule(weights, self.epochs * self.steps)
+        # Adam, not AdamW: the decay of α is part of its gradient; beside a gradient of 1e-3 it would be nothing
+        fixed |= {"fused": on_gpu or self.recorder is not None}
+        alphas = Adam([alpha], lr=s.alpha_lr, betas=(0.5, 0.999), weight_decay=s.alpha_weight_decay, **fixed)
+        if self.recorder is not None:
+            dtype = torch.float32 if on_gpu else torch.float64  # which the fused kernels read
+            for group in weights.param_groups:
+                group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=self.fabric.device)
+        self.weight_optimizer, self.alpha_optimizer = (
+            cast(Optimizer, self.fabric.setup_optimizers(o)) for o in (weights, alphas)
+        )
+
+    def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
+        """Alternate a step of α on the one half with a step of the weights on the other."""
+        self.supernet.train()
+        # the half for the weights sets the pace: it is never the longer one
+        for train, val in zip(*(self.batches(part, epoch, start) for part in (0, 1)), strict=False):
+            if not self._checked and self._warm:
+                self.shorten(train, val)
+            elif not self._checked:  # the first pair is eager: only then have the optimisers what they gather in
+                self._eager = self._warm = True
+            metrics = self.alpha_step(train, val) | self.weight_step(train)
+            # the same on all devices, so that all decide alike
+            mean = average(torch.stack(list(metrics.values())), self.fabric)
+            yield dict(zip(metrics, mean, strict=True))
+
+    def batches(self, part: int, epoch: int, start: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch of the half for the weights (0) or for α (1), from number ``start``."""
+        s = self.settings
+        return self.halves[part].batches(
+            s.batch_size,
+            image_size=s.image_size,
+            device=self.fabric.device,
+            augmentation=s.data.augmentation,
+            seed=derive(s.ordering, "order", part),
+            epoch=sum(epochs for *_, epochs in s.stages[: self.number]) + epoch,
+            start=start,
+            part=(self.fabric.global_rank, self.fabric.world_size),
+        )
+
+    def _parts(self, batch: Batch) -> list[tuple[Tensor, Tensor, float]]:
+        """Return the parts of a batch that are computed one after the other: images, labels, share of the whole."""
+        images, labels = (x.chunk(self.settings.accumulate) for x in batch)
+        return [(x, y, len(y) / len(batch[1])) for x, y in zip(images, labels, strict=True)]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Return the supernet's logits; α, its softmax and the losses keep their precision under autocast."""
+        dtype = self.supernet.alpha.dtype
+        with self.fabric.autocast():
+            return self.supernet(images.to(dtype)).to(dtype)
+
+    def alpha_step(self, train: Batch, val: Batch) -> Metrics:
+        """Descend Eq. (6) in α; the weights stay."""
+        if "alpha" in self._recorded:
+            return self._recorded["alpha"](*val)
+        with self._eagerly():
+            return self._update_alpha(train, val)
+
+    def _update_alpha(self, train: Batch, val: Batch) -> Metrics:
+        alpha, candidates = self.supernet.alpha, self.supernet.candidates
+        seen = dict.fromkeys(("val_accuracy", "val_loss", "fairness"), alpha.new_zeros(()))
+
+        def upper(images: Tensor, labels: Tensor, share: float) -> Tensor:
+            logits = self._logits(images)
+            p = self.supernet.mixing_weights()
+            found = {
+                "val_accuracy": (logits.argmax(1) == labels).float().mean(),
+                "val_loss": self.loss(logits, labels),
+                "fairness": self.fairness(p),
+            }
+            seen.update({k: seen[k] + share * v.detach() for k, v in found.items()})
+            if self.objective is not None:
+                return share * self.objective(logits, labels, p, candidates)
+            return share * (found["val_loss"] + found["fairness"])
+
+        uppers = [partial(upper, *part) for part in self._parts(val)]
+        mean = partial(average, fabric=self.fabric)
+        if self.settings.order == 1:
+            alpha.grad, _ = first_order_gradient(alpha, self.weights, uppers, mean)
+        else:
+            lowers = [partial(self._train_loss, *part) for part in self._parts(train)]
+            inner_lr = float(self.schedule.get_last_lr()[0])
+            alpha.grad, _ = second_order_gradient(alpha, self.weights, uppers, lowers, inner_lr, mean)
+        self.alpha_optimizer.step()
+        alpha.grad = None
+        return seen
+
+    def _train_loss(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
+        return share * self.loss(self._logits(images), labels)
+
+    def weight_step(self, train: Batch) -> Metrics:
+        """Descend Eq. (7) in the weights; α stays."""
+        if "weights" in self._recorded:
+            metrics = self._recorded["weights"](*train)
+        else:
+            with self._eagerly():
+                metrics = self._update_weights(train)
+        self.schedule.step()
+        return metrics
+
+    def _update_weights(self, train: Batch) -> Metrics:
+        total = torch.zeros((), device=self.fabric.device)
+        *before, last = self._parts(train)
+        with frozen([self.supernet.alpha]):
+            for part in before:
+                loss = self._train_loss(*part)
+                self.fabric.backward(loss)
+                total = total + loss.detach()
+            loss = self._train_loss(*last)
+            with self.updates.on():
+                self.fabric.backward(loss)
+        return {"train_loss": total + loss.detach()}
+
+    def _eagerly(self) -> AbstractContextManager[None]:
+        """Let nothing run as compiled until it has been checked, and never if it did not stand the check."""
+        return uncompiled() if self._eager and self.settings.hardware.compile else nullcontext()
+
+    def shorten(self, train: Batch, val: Batch) -> str | None:
+        """Go over to compiled and recorded steps, after at least one pair of steps.
+
+        A pair of them has to do what a pair of eager steps does. If it does not, or cannot be recorded, one line says
+        so and the steps stay eager. Everything is then as it was before the call.
+
+        Args:
+            train: A batch for the weights, of the size of all that will come.
+            val: The same for α.
+
+        Returns:
+            Why the steps stay eager, if they do.
+        """
+        tensors = changing(
+            self.supernet.state_dict(), {"alpha": self.alpha_optimizer, "weights": self.weight_optimizer}
+        )
+        before, random, why = Snapshot(tensors), random_states(), None
+
+        def undo() -> None:
+            before.restore()
+            set_random_states(random)
+
+        def outcome(eager: bool = False) -> tuple[Snapshot, Metrics]:
+            self._eager = eager
+            rate = self.schedule.state_dict()
+            metrics = self.alpha_step(train, val) | self.weight_step(train)
+            load_schedule(self.schedule, rate)
+            after = Snapshot(tensors), {name: value.clone() for name, value in metrics.items()}
+            undo()
+            return after
+
+        expected = outcome(eager=True)
+        try:
+            found = outcome() if self.settings.hardware.compile else expected
+            if self.recorder is not None:
+                self._record(self.recorder, train, val)
+                undo()
+                found = outcome()
+            why = difference(before, expected, found, ROUNDING.get(self.fabric.strategy.precision.precision, 0.1))
+        except RuntimeError as error:
+            self.supernet.zero_grad()  # of the parts of a batch before it failed
+            undo()
+            why = "memory runs out" if out_of_memory(error) else " ".join(str(error).split())[:300]
+        self._checked, self._eager = True, why is not None
+        if why is not None:
+            self._recorded = {}
+            print(f"dasvit: {self.title}: steps stay eager, the shorter ones fail: {why}", file=sys.stderr)
+        return why
+
+    def _record(self, recorder: Recorder, train: Batch, val: Batch) -> None:
+        """Record both steps, in the order in which they will be taken."""
+
+        def alpha(*batch: Tensor) -> Metrics:
+            return self._update_alpha((batch[0], batch[1]), (batch[0], batch[1]))  # of order 1: one batch is enough
+
+        def weights(*batch: Tensor) -> Metrics:
+            return self._update_weights((batch[0], batch[1]))
+
+        recorded = {"alpha": Recorded(alpha, val, recorder)}
+        self._recorded = recorded | {"weights": Recorded(weights, train, recorder)}
+
+    def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
+        """Return the row of an epoch, and save the genotype that α stands for now."""
+        genotype = self.supernet.genotype()
+        if self.run is not None:
+            self.run.write("genotype.json", genotype.to_json())
+        alpha = {
+            edge_name(edge): dict(zip(map(str, ops), row, strict=True))
+            for edge, ops, row in zip(
+                self.settings.space.edges, self.supernet.candidates, self.supernet.alpha.tolist(), strict=True
+            )
+        }
+        return {"stage": self.number, "epoch": epoch, **means, "alpha": alpha, "genotype": genotype.to_json()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes in a stage, and what is needed to build it again."""
+        return {
+            "stage": self.number,
+            "candidates": [[str(op) for op in ops] for ops in self.supernet.candidates],
+            "supernet": self.supernet.state_dict(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what :meth:`state_dict` returned."""
+        self.supernet.load_state_dict(state["supernet"])
+        load_moments(self.weight_optimizer, state["weight_optimizer"])
+        load_moments(self.alpha_optimizer, state["alpha_optimizer"])
+        load_schedule(self.schedule, state["schedule"])
+
+
+def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, images: ImageSet) -> Supernet:
+    """Return a fresh supernet for a stage."""
+    return Supernet(
+        settings.space,
+        candidates=candidates,
+        depth=settings.stages[stage][0],
+        dim=settings.dim,
+        keep_ratio=settings.keep_ratio,
+        recompute=settings.recompute,
+        joint=settings.joint == "on",
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        in_channels=images.channels,
+        num_classes=len(images.classes),
+        init=settings.init,
+        class_token_last=True,
+    )
+
+
+def supernet_groups(supernet: Supernet, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the weights w for their optimiser, without α."""
+    with frozen([supernet.alpha]):
+        return weight_groups(supernet, weight_decay)
