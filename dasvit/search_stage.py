@@ -16,11 +16,12 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from .bilevel import first_order_gradient, frozen, second_order_gradient
 from .data.images import Batch, ImageSet
-from .engine.capture import ROUNDING, Metrics, Recorded, Recorder, Snapshot, changing, difference, uncompiled
-from .engine.hardware import average, compile_network, out_of_memory, place, recorder_of
+from .engine.capture import Metrics, Recorded, Recorder, uncompiled
+from .engine.hardware import average, compile_network, place, recorder_of
 from .engine.loop import cosine_schedule, load_moments, load_schedule
-from .engine.runs import Run, random_states, set_random_states
+from .engine.runs import Run
 from .engine.seeds import derive
+from .engine.shorter import ROUNDING, changing, shortened
 from .engine.updates import UpdateInBackward
 from .fairness import Fairness
 from .relaxation import Candidates, Supernet
@@ -218,36 +219,23 @@ class SearchStage:
         Returns:
             Why the steps stay eager, if they do.
         """
-        tensors = changing(
-            self.supernet.state_dict(), {"alpha": self.alpha_optimizer, "weights": self.weight_optimizer}
-        )
-        before, random, why = Snapshot(tensors), random_states(), None
+        optimizers = {"alpha": self.alpha_optimizer, "weights": self.weight_optimizer}
 
-        def undo() -> None:
-            before.restore()
-            set_random_states(random)
-
-        def outcome(eager: bool = False) -> tuple[Snapshot, Metrics]:
-            self._eager = eager
+        def take() -> Metrics:
             rate = self.schedule.state_dict()
             metrics = self.alpha_step(train, val) | self.weight_step(train)
             load_schedule(self.schedule, rate)
-            after = Snapshot(tensors), {name: value.clone() for name, value in metrics.items()}
-            undo()
-            return after
+            return metrics
 
-        expected = outcome(eager=True)
-        try:
-            found = outcome() if self.settings.hardware.compile else expected
+        def shorten() -> None:
+            self._eager = False
             if self.recorder is not None:
                 self._record(self.recorder, train, val)
-                undo()
-                found = outcome()
-            why = difference(before, expected, found, ROUNDING.get(self.fabric.strategy.precision.precision, 0.1))
-        except RuntimeError as error:
-            self.supernet.zero_grad()  # of the parts of a batch before it failed
-            undo()
-            why = "memory runs out" if out_of_memory(error) else " ".join(str(error).split())[:300]
+
+        self._eager = True
+        rounding = ROUNDING.get(self.fabric.strategy.precision.precision, 0.1)
+        why = shortened(changing(self.supernet.state_dict(), optimizers), take, shorten, rounding)
+        self.supernet.zero_grad()  # of the parts of a batch before one failed
         self._checked, self._eager = True, why is not None
         if why is not None:
             self._recorded = {}

@@ -13,9 +13,10 @@ from torch import nn
 import dasvit
 from dasvit import DataSettings, RetrainSettings, SearchSettings, load_data
 from dasvit.engine import capture, hardware
-from dasvit.engine.capture import CudaRecorder, Snapshot, difference
+from dasvit.engine.capture import CudaRecorder
 from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.engine.loop import Interrupted
+from dasvit.engine.shorter import Snapshot, difference
 from dasvit.search_stage import SearchStage
 
 TINY = SearchSettings(
@@ -55,7 +56,7 @@ def told(result):
 def eager(images, monkeypatch):
     """The same search with the same optimisers, whose steps stay eager."""
     with monkeypatch.context() as patch:
-        patch.setattr("dasvit.search_stage.difference", lambda *_: "as the test wants")
+        patch.setattr("dasvit.engine.shorter.difference", lambda *_: "as the test wants")
         return told(dasvit.search(ASKED, images))
 
 

@@ -29,26 +29,34 @@ class Together(nn.Module):
 
     Args:
         modules: They differ by their weights alone.
+
+    Raises:
+        ValueError: If they keep running statistics, which each would have to change for itself.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         self.count = len(modules)
-        weights, _ = stack_module_state(list(modules))
-        self.names = list(weights)
+        if any(getattr(part, "track_running_stats", False) for part in modules[0].modules()):
+            raise ValueError("an operation with running statistics is not for banks: train one encoder at a time")
+        weights, constants = stack_module_state(list(modules))
+        self.names, self.constants = list(weights), list(constants)
         self.weights = nn.ParameterList(nn.Parameter(weights[name].detach()) for name in self.names)
-        self._one = [copy.deepcopy(modules[0]).to("meta")]  # in a list: its weights are none of ours
+        for i, name in enumerate(self.constants):
+            self.register_buffer(f"constant{i}", constants[name])
+        self._one = [modules[0]]  # in a list: its weights are none of ours, and stand for others when it is called
 
     def forward(self, x: Tensor, *args: Any, shared: bool = False) -> Tensor:
         """Return what the modules make of inputs ``[count, …]``, or of one input that they share."""
         (one,) = self._one
-        if not self.names:
-            return vmap(one, in_dims=(0, *(None for _ in args)))(x, *args)
 
         def call(weights: Mapping[str, Tensor], own: Tensor) -> Tensor:
             return functional_call(one, dict(weights), (own, *args))
 
         weights = dict(zip(self.names, self.weights, strict=True))
+        weights |= {name: self.get_buffer(f"constant{i}") for i, name in enumerate(self.constants)}
+        if not weights:
+            return one(x.flatten(0, 1), *args).unflatten(0, x.shape[:2])
         return vmap(call, in_dims=(0, None if shared else 0))(weights, x)
 
 
