@@ -11,7 +11,7 @@ from tape import Note, Tape
 from torch import nn
 
 import dasvit
-from dasvit import DataSettings, RetrainSettings, SearchSettings, load_data
+from dasvit import DataSettings, RetrainSettings, SearchSettings, SearchSpace, load_data
 from dasvit.engine import capture, hardware
 from dasvit.engine.capture import CudaRecorder
 from dasvit.engine.hardware import Hardware, make_fabric
@@ -22,7 +22,8 @@ from dasvit.search_stage import SearchStage
 TINY = SearchSettings(
     data=DataSettings(train_images=100, test_images=20),
     dim=24,
-    stages=((1, 8, 2), (2, 4, 2)),
+    space=SearchSpace(heads=(4,), mlp_ratios=(1,), nodes=1),
+    stages=((1, 4, 2), (2, 3, 2)),
     batch_size=16,
     accumulate=2,
     hardware=Hardware("cpu", "32-true"),
