@@ -21,7 +21,7 @@ export MPLCONFIGDIR = $(CURDIR)/_build/.mpl
 
 # The GPU evidence, see benchmarks/gpu/README.md: each step saves its state after some minutes; run again to go on. All
 # steps know the same GPU_FLAGS; book, whose chapters are small and mostly the CPU's, is run if it is named.
-STEPS     ?= gate memory speed search retrain darts
+STEPS     ?= gate memory speed search landscape retrain darts
 GPU_FLAGS ?=
 
 OLDEST := .venv-oldest

@@ -80,16 +80,12 @@ def recorded(args: Grow, settings: LandscapeSettings) -> list[dict[str, Any]]:
 def grown(args: Grow, settings: LandscapeSettings) -> list[dict[str, Any]]:
     """Return the rows of all that is trained when the time is over."""
     path = args.runs / "landscape"
-    if Run(path).unstarted:
-        with Run.open(path, "landscape", settings) as run:
-            for row in recorded(args, settings):
-                run.log(row)
     stop = threading.Timer(60 * (args.minutes or 0), partial(os.kill, os.getpid(), signal.SIGTERM))
     stop.daemon = True
     if args.minutes is not None:
         stop.start()
     try:
-        return train(settings, path, jobs=args.jobs, resume=True, progress=True)
+        return train(settings, path, jobs=args.jobs, known=recorded(args, settings), resume=True, progress=True)
     except Interrupted:
         return Run(path).history()
     finally:

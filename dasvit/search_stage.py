@@ -18,7 +18,7 @@ from .bilevel import first_order_gradient, frozen, second_order_gradient
 from .data.images import Batch, ImageSet
 from .engine.capture import Metrics, Recorded, Recorder, uncompiled
 from .engine.hardware import average, compile_network, place, recorder_of
-from .engine.loop import cosine_schedule, load_moments, load_schedule
+from .engine.loop import cosine_schedule, load_moments, load_schedule, rates_in_place
 from .engine.runs import Run
 from .engine.seeds import derive
 from .engine.shorter import ROUNDING, changing, shortened
@@ -94,9 +94,7 @@ class SearchStage:
         fixed |= {"fused": on_gpu or self.recorder is not None}
         alphas = Adam([alpha], lr=s.alpha_lr, betas=(0.5, 0.999), weight_decay=s.alpha_weight_decay, **fixed)
         if self.recorder is not None:
-            dtype = torch.float32 if on_gpu else torch.float64  # which the fused kernels read
-            for group in weights.param_groups:
-                group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=self.fabric.device)
+            rates_in_place(weights, self.fabric.device)
         self.weight_optimizer, self.alpha_optimizer = (
             cast(Optimizer, self.fabric.setup_optimizers(o)) for o in (weights, alphas)
         )

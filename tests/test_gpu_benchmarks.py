@@ -22,6 +22,7 @@ from common import Budget, Rows, Step, waits
 from dasvit.engine.kernels import Kernels
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.runs import Run
+from dasvit.landscape import load
 from dasvit.search_stage import SearchStage
 from dasvit.searching import SearchSettings, search
 
@@ -140,6 +141,23 @@ def test_retrain(rehearsal, tmp_path):
     for row in last["rows"][4:]:
         (same,) = (other for other in equal if other["network"] == row["network"])
         assert row["epochs"] == int(same["epochs"] * slowest / same["seconds"]) > same["epochs"]
+
+
+def test_landscape(rehearsal, tmp_path):
+    step = script("landscape").Landscape(**rehearsal)
+    first, last = stopped_and_continued(step)
+    assert first["trainings"] < last["trainings"] == last["planned"] == 8
+    assert last["seconds_an_encoder"] > 0
+    table = load(step.file.with_suffix(".safetensors"))
+    assert {row["number"] for row in table.rows} == set(range(8))
+    # elsewhere it goes on from the table alone
+    results = tmp_path / "other" / "rehearsal" / "results"
+    results.mkdir(parents=True)
+    replace(table, rows=table.rows[:3]).save(results / "landscape.safetensors")
+    elsewhere = replace(step, runs=tmp_path / "other")
+    assert elsewhere.run()
+    assert elsewhere.rows[:3] == table.rows[:3]
+    assert len(elsewhere.rows) == 8
 
 
 def test_speed(rehearsal):
@@ -450,12 +468,12 @@ def test_a_search_goes_on_elsewhere_from_what_was_fetched(rehearsal, tmp_path, m
     assert lasting(told["history"]) == lasting(whole.history)
 
 
-@pytest.mark.parametrize("name", ["gate", "memory", "speed", "book", "search", "retrain"])
+@pytest.mark.parametrize("name", ["gate", "memory", "speed", "book", "search", "landscape", "retrain"])
 def test_every_step_takes_the_images(name, rehearsal):
     module = script(name)
     made = getattr(module, name.capitalize())
     one, other = (made(**rehearsal, data=data) for data in ("folder:A", "packed:B"))
-    assert (one.depends == other.depends) is (name not in ("search", "retrain"))
+    assert (one.depends == other.depends) is (name not in ("search", "landscape", "retrain"))
 
 
 def test_stages_are_made_on_the_device(rehearsal):

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tape import Tape
 from torch.optim import AdamW
 
 from dasvit import DataSettings, Genotype, RetrainSettings, SearchSpace, build, load_data, retrain
 from dasvit.cli import main
+from dasvit.engine import hardware
 from dasvit.engine.hardware import Hardware
 from dasvit.engine.loop import Interrupted
 from dasvit.landscape import (
@@ -151,6 +153,17 @@ def test_a_landscape_can_be_stopped_and_goes_on(trained, tmp_path, monkeypatch):
     with log_file.open("a") as file:
         file.write('{"number": 3, "se')  # a kill in the middle of a line
     assert without_seconds(train(SETTINGS, tmp_path / "run", resume=True)) == without_seconds(trained[0])
+
+
+def test_a_landscape_grows_from_the_rows_of_a_smaller_one(trained, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("dasvit.landscape.training.train_some", lambda settings, piece: made.append(piece) or [])
+    train(SETTINGS, tmp_path / "run", known=trained[0][:9])
+    assert made == [[piece] for piece in trainings(SETTINGS)[9:]]
+    monkeypatch.undo()
+    assert without_seconds(train(SETTINGS, tmp_path / "run", resume=True)) == without_seconds(trained[0])
+    with pytest.raises(ValueError, match="seed is not what"):
+        train(SETTINGS, known=trained[0][1:4])
 
 
 def test_a_row_of_another_landscape_is_refused(trained, tmp_path):
@@ -457,3 +470,56 @@ def test_a_landscape_of_banks_is_that_of_networks(tmp_path, monkeypatch):
     log = tmp_path / "run" / "metrics.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:5]))  # the second bank is not whole
     check(train(settings, tmp_path / "run", bank=3, resume=True))
+
+
+BANK = LandscapeSettings(
+    replace(RECIPE, hardware=Hardware("cpu", "64-true"), dim=8),
+    SearchSpace(heads=(2, 4), mlp_ratios=(1,), nodes=1, keep=1),
+    networks=1,
+    every=True,
+    trainings=1,
+    curve_images=50,
+)
+
+
+def same_to_rounding(rows, others):
+    for one, other in zip(rows, others, strict=True):
+        for name in ("number", "seed", "val_correct", "test_correct", "correct"):
+            assert one[name] == other[name]
+        for name in ("train_loss", "val_loss", "test_loss"):
+            assert one[name] == pytest.approx(other[name], rel=1e-6)
+
+
+def test_a_bank_whose_steps_are_recorded_takes_the_same(monkeypatch, capfd):
+    eager, tapes = train(BANK, bank=4), []
+
+    def make(_device):
+        tapes.append(Tape())
+        return tapes[-1]
+
+    monkeypatch.setattr(hardware, "make_recorder", make)
+    same_to_rounding(train(BANK, bank=4), eager)
+    assert "eager" not in capfd.readouterr().err
+    assert [tape.replays for tape in tapes] == [2 * 3] * 2  # all but the first of 2 x 3 steps, and the one checked
+
+
+def test_a_bank_that_is_recorded_wrongly_stays_eager(monkeypatch, capfd):
+    class Forgetful(Tape):
+        def replay(self, calls):
+            super().replay([call for call in calls if "adamw" not in str(call[0])])
+
+    eager = train(BANK, bank=4)
+    monkeypatch.setattr(hardware, "make_recorder", lambda _device: Forgetful())
+    same_to_rounding(train(BANK, bank=4), eager)
+    assert capfd.readouterr().err.count("steps stay eager, the shorter ones fail: value") == 2
+
+
+def test_what_a_bank_cannot_do_is_refused():
+    mixing = replace(BANK, recipe=replace(BANK.recipe, mixup=0.2))
+    with pytest.raises(ValueError, match="mixup, cutmix and erase are not for banks"):
+        train(mixing, bank=4)
+    networks = [build(SPACE[0], depth=1, dim=24, num_classes=5, **SIZES) for _ in range(2)]
+    for network in networks:
+        network.norm = torch.nn.BatchNorm1d(5)
+    with pytest.raises(ValueError, match="running statistics is not for banks"):
+        Bank(networks, SPACE, [0, 0])

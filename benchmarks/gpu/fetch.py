@@ -29,7 +29,7 @@ class Fetch:
     """Where the state is kept."""
     into: Path = Path("evidence.tar.gz")
     """The archive."""
-    largest: int = 8 << 20
+    largest: int = 16 << 20
     """Bytes of the largest file that is taken."""
 
 

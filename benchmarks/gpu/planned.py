@@ -28,10 +28,13 @@ from dasvit.encoder import build
 from dasvit.engine.hardware import Hardware
 from dasvit.engine.kernels import Kernels
 from dasvit.engine.memory import LiveBytes
+from dasvit.landscape import LandscapeSettings
+from dasvit.landscape.banks import Bank, losses, names_by_bank
 from dasvit.layers import as_on_gpu
 from dasvit.plan import count_kernels, plan, survivors
 from dasvit.presets import RETRAIN, SEARCH
 from dasvit.searching import METHODS, SearchSettings
+from dasvit.space import SearchSpace
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- planned -->\n", "<!-- /planned -->\n"
@@ -45,6 +48,9 @@ DEVICES = {
 
 REACHED = (0.56, 0.72)
 """Assumed to be reached: of the rate of products, and of that of memory."""
+
+FLOAT32 = {"H200": 67e12, "A100": 19.5e12, "RTX 3090": 35.6e12}
+"""Rate of products in float32, without TF32, in FLOP/s, by the data sheets."""
 
 LEAST = 2.5e-6
 """Seconds that a kernel takes at least, if nothing has to start it."""
@@ -82,25 +88,31 @@ def search_rows(name: str, settings: SearchSettings) -> Iterator[dict[str, Any]]
         }
 
 
-def expected(kernels: Kernels, steps: int, more: float = 0.0) -> dict[str, Any]:
+def expected(kernels: Kernels, steps: float, more: float = 0.0, *, float32: bool = False) -> dict[str, Any]:
     """Return what so many steps take: products, bytes moved, kernels, and seconds on each device.
 
     Args:
         kernels: Of one step.
         steps: How many.
         more: Products beside them, as a share of those of the steps.
+        float32: Whether products are of float32, else of bf16.
     """
     flops = sum(f * n for (f, _), n in kernels.work.items())
     moved = sum(b * n for (_, b), n in kernels.work.items())
     seconds = {}
     for name, (rate, bandwidth, _) in DEVICES.items():
-        rates = rate * REACHED[0], bandwidth * REACHED[1]
+        rates = (FLOAT32[name] if float32 else rate) * REACHED[0], bandwidth * REACHED[1]
         recorded = kernels.seconds(*rates, LEAST) + more * flops / rates[0]
         parts = {"products": flops / rates[0], "bytes": moved / rates[1], "recorded": recorded}
         eager = [max(recorded, kernels.count * launch) for launch in LAUNCHES]
         seconds[name] = {key: value * steps for key, value in parts.items()}
         seconds[name]["eager"] = [value * steps for value in eager]
-    return {"kernels": kernels.count, "steps": steps, "flops": int(flops * steps * (1 + more)), "seconds": seconds}
+    return {
+        "kernels": kernels.count,
+        "steps": round(steps),
+        "flops": int(flops * steps * (1 + more)),
+        "seconds": seconds,
+    }
 
 
 def retrain_row(network: str, epochs: int) -> dict[str, Any]:
@@ -130,6 +142,37 @@ def retrain_row(network: str, epochs: int) -> dict[str, Any]:
     return told | expected(kernels, IMAGES // settings.batch_size * epochs, tests)
 
 
+def landscape_row(bank: int = 343) -> dict[str, Any]:
+    """Return the row of the truth table: every name trained once, a bank at a time, counted on fake tensors."""
+    space, settings, classes = SearchSpace(), LandscapeSettings(), 10
+    recipe = settings.recipe
+    names = names_by_bank(space)
+    sizes = {"image_size": recipe.image_size, "patch_size": recipe.patch_size, "depth": recipe.depth, "dim": recipe.dim}
+    with FakeTensorMode(), LiveBytes() as alive:
+        own = [build(space[n], num_classes=classes, class_token_last=True, init=None, **sizes) for n in names[:bank]]
+        model = Bank(own, space, names[:bank])
+        optimizer = torch.optim.AdamW(model.weight_groups(recipe.weight_decay), fused=True)
+        images = torch.zeros(recipe.batch_size, 3, recipe.image_size, recipe.image_size)
+        labels = torch.zeros(recipe.batch_size, dtype=torch.long)
+
+        def step() -> None:
+            losses(model(images), labels).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        step()
+        held = alive.now
+        with as_on_gpu(), Kernels(products_of) as kernels:
+            step()
+    given = recipe.data.train_images or IMAGES
+    trained, val = round(given * (1 - recipe.val_share)), round(given * recipe.val_share)
+    looked = 2 * settings.curve_images * (recipe.epochs - 1) + val + TESTED
+    steps = trained // recipe.batch_size * recipe.epochs
+    more = looked / 3 / (steps * recipe.batch_size)  # a forward pass is a third of a step
+    told = {"step": "landscape", "what": f"{len(names):,} names, {bank} at once", "peak_bytes": alive.peak}
+    return told | {"disk_bytes": held} | expected(kernels, steps * len(names) / bank, more, float32=True)
+
+
 def planned_rows(epochs: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of all steps that can be planned."""
     paper = replace(SEARCH["paper"], hardware=Hardware(precision="bf16-mixed"))
@@ -142,6 +185,7 @@ def planned_rows(epochs: int) -> Iterator[dict[str, Any]]:
     yield from search_rows("darts --joint off", METHODS["darts"](paper))
     for network in ("vit_b16", "dasvit-cifar10"):
         yield retrain_row(network, epochs)
+    yield landscape_row()
 
 
 def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -321,6 +321,13 @@ def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0) -> Lambda
     return LambdaLR(optimizer, factor)
 
 
+def rates_in_place(optimizer: Optimizer, device: torch.device) -> None:
+    """Make tensors of the learning rates, which a schedule fills anew: a recorded step reads them where they are."""
+    dtype = torch.float32 if device.type == "cuda" else torch.float64  # which the fused kernels read
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=device)
+
+
 def load_schedule(schedule: LambdaLR, state: Mapping[str, Any]) -> None:
     """Bring a schedule and its optimiser to the step of a ``state_dict``; the rates follow from the settings alone."""
     step = state["last_epoch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -15,9 +16,11 @@ from torch.optim import AdamW
 
 from ..data.images import ImageSet
 from ..data.sources import Data, DataSettings, load_data
-from ..engine.hardware import make_fabric
-from ..engine.loop import cosine_schedule, run_epochs
+from ..engine.capture import Metrics, Recorded
+from ..engine.hardware import make_fabric, recorder_of
+from ..engine.loop import cosine_schedule, load_schedule, rates_in_place, run_epochs
 from ..engine.seeds import derive
+from ..engine.shorter import ROUNDING, changing, shortened
 from ..engine.spread import one_thread
 from ..retraining import Retraining, RetrainSettings, classify, make_network, set_apart
 from .banks import Bank, losses
@@ -85,6 +88,8 @@ class MeasuredTraining(Retraining):
 class BankTraining:
     """Trainings of encoders of one wiring at once: each takes the steps that it would take alone.
 
+    On a GPU the step is recorded, once it has been seen to do what the eager one does.
+
     Args:
         settings: Of the landscape.
         piece: Number and seed of each training; one seed, so that all see the same images.
@@ -110,15 +115,24 @@ class BankTraining:
             seed_everything(derive(own.seed, "weights"), verbose=False)
             networks.append(make_network(own, data.train))
         bank = Bank(networks, settings.space, [number for number, _ in piece])
-        optimizer = AdamW(bank.weight_groups(recipe.weight_decay), lr=recipe.lr, fused=True)
+        device = self.fabric.device
+        self.recorder = recorder_of(recipe.hardware, self.fabric)
+        capturable = device.type == "cuda" and self.recorder is not None
+        groups = bank.to(device).weight_groups(recipe.weight_decay)
+        optimizer = AdamW(groups, lr=recipe.lr, fused=True, capturable=capturable)
         self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, recipe.warmup_epochs * self.steps)
+        if self.recorder is not None:
+            rates_in_place(optimizer, device)
         self.model, self.optimizer = self.fabric.setup(bank, optimizer)
-        self.total: Tensor | float = 0.0
-        self.look = _Looking(settings, data, self.fabric.device)
+        self.total = torch.zeros(len(piece), device=device, dtype=next(bank.parameters()).dtype)
+        self._recorded: Recorded | None = None
+        self._warm, self._checked = False, self.recorder is None
+        self.look = _Looking(settings, data, device)
 
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Take a step of all networks on every batch."""
-        recipe, self.total = self.recipe, 0.0
+        recipe = self.recipe
+        self.total.zero_()
         batches = self.images.batches(
             recipe.batch_size,
             image_size=recipe.image_size,
@@ -128,18 +142,49 @@ class BankTraining:
             epoch=epoch,
             start=start,
         )
+        self.model.train()
         for images, labels in batches:
-            own = losses(self.model(images), labels)  # of a sum each network's weights get their own gradient
-            self.fabric.backward(own.sum())
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.schedule.step()
-            self.total = self.total + own.detach()
-            yield {"train_loss": own.detach().mean()}
+            if not self._checked and self._warm:
+                self._shorten(images, labels)
+            self._warm = True  # the first step is eager: only then has the optimiser what it gathers in
+            yield self._take(images, labels)
+
+    def _take(self, images: Tensor, labels: Tensor) -> Metrics:
+        metrics = self._step(images, labels) if self._recorded is None else self._recorded(images, labels)
+        self.schedule.step()
+        return metrics
+
+    def _step(self, images: Tensor, labels: Tensor) -> Metrics:
+        own = losses(self.model(images), labels)
+        self.fabric.backward(own.sum())  # of a sum each network's weights get their own gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.total += own.detach()
+        return {"train_loss": own.detach().mean()}
+
+    def _shorten(self, images: Tensor, labels: Tensor) -> None:
+        """Go over to a recorded step, if it does what the eager one does; else one line says why not."""
+        recorder = self.recorder
+        assert recorder is not None
+
+        def take() -> Metrics:
+            rate = self.schedule.state_dict()
+            metrics = self._take(images, labels)
+            load_schedule(self.schedule, rate)
+            return metrics
+
+        def shorten() -> None:
+            self._recorded = Recorded(self._step, (images, labels), recorder)
+
+        tensors = changing(self.model.state_dict(), {"weights": self.optimizer}) | {"value total": self.total}
+        rounding = ROUNDING.get(self.fabric.strategy.precision.precision, 0.1)
+        why, self._checked = shortened(tensors, take, shorten, rounding), True
+        if why is not None:
+            self._recorded = None
+            print(f"dasvit: {self.title}: steps stay eager, the shorter ones fail: {why}", file=sys.stderr)
 
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
         """Return the row of an epoch, with a number for each network."""
-        assert isinstance(self.total, Tensor)
         return {"train_loss": (self.total / self.steps).tolist(), **self.look(self.model, epoch)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def train(
     *,
     jobs: int = 1,
     bank: int = 1,
+    known: Sequence[Mapping[str, Any]] = (),
     resume: bool = False,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
@@ -65,6 +66,7 @@ def train(
         jobs: Processes.
         bank: Encoders of one wiring trained at once, for a GPU; what comes out is the same to rounding. On a CPU it is
             slower. Encoders drawn at random are seldom of one wiring in a row: with ``every`` they are.
+        known: Rows of these trainings from the first on, as of a landscape that is to grow; they are not made again.
         resume: Continue the run in ``run_dir``, or begin it if nothing began there.
         progress: Show progress on stderr.
 
@@ -84,7 +86,14 @@ def train(
     check_data(settings.recipe, images_of(settings.recipe))
     with Run.open(run_dir, "landscape", settings, resume=resume) if run_dir is not None else nullcontext() as run:
         flat = [training for piece in pieces for training in piece]
-        rows = [] if run is None else run.resume_rows(partial(check_row, settings, flat))
+        check = partial(check_row, settings, flat)
+        rows = [] if run is None else run.resume_rows(check)
+        for number, row in enumerate(known if len(known) > len(rows) else ()):
+            check(number, row)
+            if number >= len(rows):
+                rows.append(dict(row))
+                if run is not None:
+                    run.log(row)
         ends = list(itertools.accumulate(map(len, pieces)))
         done = bisect.bisect_right(ends, len(rows))
         if run is not None and len(rows) > (whole := ends[done - 1] if done else 0):
