@@ -43,7 +43,7 @@ WRITES = {
     ("search", "settings.json", Fault("dasvit.engine.runs:Run._put", 1)),
     ("search", "genotype.json", Fault("dasvit.engine.runs:Run._put", 3)),
     ("search", "metrics.jsonl", Fault("dasvit.engine.runs:Run.log", 2)),
-    ("search", "checkpoints/000001", Fault("dasvit.engine.checkpoint:save", 2)),
+    ("search", "checkpoints/000001", Fault("dasvit.engine.checkpoint:save_file", 2)),
     ("retrain", "checkpoints/000000", Fault("dasvit.retraining:evaluate")),
     ("tf-search", "metrics.jsonl", Fault("dasvit.training_free.search:score_number", 4)),
     ("tf-search", "best.json", Fault("dasvit.engine.runs:Run._put", 2)),

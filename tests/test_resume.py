@@ -24,7 +24,7 @@ POINTS = {
     ("search", "checkpoint without its name"): Fault("dasvit.engine.checkpoint:settle", 2),
     ("search", "old checkpoint still there"): Fault("dasvit.engine.runs:save_state", 3, after=True),
     ("search", "between stages"): Fault(SEARCH + "prune"),
-    ("search", "start of a stage"): Fault(SEARCH + "make_supernet", 3, after=True),
+    ("search", "start of a stage"): Fault("dasvit.search_stage:make_supernet", 2, after=True),
     ("retrain", "first step"): Fault("dasvit.engine.loop:_Position.add"),
     ("retrain", "middle of an epoch"): Fault("dasvit.engine.loop:_Position.add", 5),
     ("retrain", "evaluation"): Fault("dasvit.retraining:evaluate", 2),
