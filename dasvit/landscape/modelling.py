@@ -22,7 +22,6 @@ from scipy.optimize import minimize
 
 from ..space import SearchSpace, edge_name
 
-Values = Float[ndarray, " n"]
 ABSENT = "absent"
 
 
@@ -83,7 +82,12 @@ class Model:
     """
 
     def __init__(
-        self, space: SearchSpace, numbers: Sequence[int], values: Values, counts: Values, variances: Variances
+        self,
+        space: SearchSpace,
+        numbers: Sequence[int],
+        values: Float[ndarray, " n"],
+        counts: Float[ndarray, " n"],
+        variances: Variances,
     ) -> None:
         self.space, self.numbers, self.variances = space, np.asarray(numbers), variances
         covariance = self._covariance(self.numbers)
@@ -107,7 +111,7 @@ class Model:
             a * (alone[numbers] @ alone[self.numbers].T) + b * (pairs[numbers] @ pairs[self.numbers].T), dtype=float
         )
 
-    def posterior(self, numbers: Sequence[int]) -> tuple[Values, Values]:
+    def posterior(self, numbers: Sequence[int]) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
         """Return the posterior mean and standard deviation of networks, measured or not."""
         which = np.asarray(numbers, dtype=int)
         cross = self._covariance(which) + self.variances.rest * (which[:, None] == self.numbers[None])
@@ -150,7 +154,7 @@ def fit(space: SearchSpace, numbers: Sequence[int], values: Sequence[Sequence[fl
 
 def cross_validated(
     space: SearchSpace, numbers: Sequence[int], values: Sequence[Sequence[float]], folds: int = 10
-) -> tuple[Values, Values]:
+) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
     """Return the mean and standard deviation of each network as predicted without its own fold.
 
     Args:

@@ -31,6 +31,7 @@ FORMAT = "dasvit landscape 1"
 ACCURACIES, LOSSES = ("test", "val"), ("test_loss", "val_loss", "train_loss")
 CURVED = (*ACCURACIES, *LOSSES, "seconds")
 COSTS = ("parameters", "macs", "latency")
+"""What is known of an encoder without training it."""
 METRICS = (*CURVED, *COSTS)
 """Accuracies in [0, 1], mean cross-entropies, seconds to train an epoch on one thread; trained weights,
 multiply-accumulates for an image, seconds to classify one on one thread."""
