@@ -228,6 +228,8 @@ class SearchStage:
         def shorten() -> None:
             self._eager = False
             if self.recorder is not None:
+                if self.settings.hardware.compile:
+                    take()  # what is recorded has been compiled before
                 self._record(self.recorder, train, val)
 
         self._eager = True

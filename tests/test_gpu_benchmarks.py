@@ -53,6 +53,13 @@ def stopped_and_continued(step):
     return first, last
 
 
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch):
+    """Take back where a step keeps images, which it tells in the environment."""
+    monkeypatch.setenv("DASVIT_CACHE", "")
+    monkeypatch.delenv("DASVIT_CACHE")
+
+
 @pytest.fixture
 def rehearsal(tmp_path):
     return {"rehearse": True, "runs": tmp_path}

@@ -128,6 +128,16 @@ def decodes(monkeypatch, tmp_path):
     return calls
 
 
+def test_a_file_that_cannot_be_read_is_named_with_a_cache_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("DASVIT_CACHE", str(tmp_path / "cache"))
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(5):
+            (tmp_path / "images" / name / f"{i}.png").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"cannot read image .*\.png: No such file"):
+        load_data(DataSettings(f"folder:{tmp_path / 'images'}"), image_size=8)
+
+
 def test_decoded_images_are_kept_while_the_files_are_the_same(root, tmp_path, decodes):
     settings = DataSettings(f"folder:{root}")
     first = load_data(settings, image_size=8)

@@ -217,6 +217,7 @@ def test_a_run_directory_holds_what_is_promised(images, tmp_path):
         "settings.json",
         "genotype.json",
         "metrics.jsonl",
+        "stage.json",
         "checkpoints",
     }
     again = search(QUICK, images, tmp_path / "run", resume=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dasvit import SearchSpace
+from dasvit.engine import spread as spreading
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.runs import RunFailedError
 from dasvit.training_free import INDICATORS, SPACES, TFSearchSettings, indicators, tf_search
@@ -105,7 +106,7 @@ def test_resumes_after_a_kill_in_the_middle_of_a_line(searched, tmp_path):
 
 
 def test_a_signal_keeps_what_is_there(tmp_path, monkeypatch):
-    class Sent(module.Signals):
+    class Sent(spreading.Signals):
         def __enter__(self):
             self.received = 15
             return self
@@ -114,7 +115,7 @@ def test_a_signal_keeps_what_is_there(tmp_path, monkeypatch):
             pass
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "Signals", Sent)
+        patched.setattr(spreading, "Signals", Sent)
         with pytest.raises(Interrupted, match="stopped by SIGTERM"):
             tf_search(settings(), tmp_path / "run")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1

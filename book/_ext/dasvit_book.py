@@ -95,7 +95,7 @@ def _protect(app, exc):
 
 
 def _address(target):
-    if target.startswith("jaxtyping."):
+    if target.startswith("jaxtyping.") or target in {"Bool", "Float", "Int"}:  # as a class names them itself
         return SHAPES
     layer = re.fullmatch(r"(?:torch\.)?nn\.(?:\w+\.)*([A-Z]\w*)", target)
     if layer and hasattr(torch.nn, layer[1]):

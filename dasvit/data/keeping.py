@@ -29,7 +29,10 @@ def kept(files: Sequence[Path | bytes], image_size: int, decode: Callable[[], Te
     folder = os.environ.get(FOLDER)
     if not folder:
         return decode()
-    path = Path(os.path.expanduser(folder)) / f"{_key(files, image_size)}.safetensors"
+    try:
+        path = Path(os.path.expanduser(folder)) / f"{_key(files, image_size)}.safetensors"
+    except OSError:
+        return decode()  # which names the file that cannot be read
     try:
         images = load_file(path)["images"]
         if images.dtype == torch.uint8 and images.ndim == 4 and len(images) == len(files):

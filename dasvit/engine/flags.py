@@ -21,7 +21,7 @@ BY_PLACE = {"by place": True}
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (see {self.prog} --help)")
+        raise ValueError(f"{' '.join(message.split())} (see {self.prog} --help)")
 
 
 class _Rows(argparse.Action):

@@ -72,9 +72,9 @@ def train(
 
     Returns:
         A row for each of :func:`~dasvit.landscape.settings.trainings`: ``number`` and ``seed``, a value an epoch of
-        each of :data:`~dasvit.landscape.measuring.CURVES` (``…_correct`` counts images, ``…_loss`` is a mean cross-entropy, ``seconds`` those of a bank divided by its
-        encoders), and ``correct``: in hexadecimal digits, a bit an image, which test images are taken for what they are
-        at the end.
+        each of :data:`~dasvit.landscape.measuring.CURVES` (``…_correct`` counts images, ``…_loss`` is a mean
+        cross-entropy, ``seconds`` those of a bank divided by its encoders), and ``correct``: in hexadecimal digits, a
+        bit an image, which test images are taken for what they are at the end.
 
     Raises:
         ValueError: If the settings do not fit the images, or the directory cannot be used.
