@@ -26,14 +26,17 @@ RECIPE = RetrainSettings(
     lr=8e-3,
     val_share=2 / 3,
 )
-"""How every encoder is trained, chosen by ``benchmarks/pilot.py``."""
+"""How every encoder is trained, chosen by ``benchmarks/pilot.py``.
+
+:meta hide-value:
+"""
 
 
 @dataclass(frozen=True)
 class LandscapeSettings:
     """Everything the truth of a space depends on."""
 
-    recipe: RetrainSettings = RECIPE
+    recipe: RetrainSettings = field(default_factory=lambda: RECIPE)
     """How every encoder is trained."""
     space: SearchSpace = field(default_factory=SearchSpace)
     """The space."""
