@@ -26,7 +26,7 @@ RECIPE = RetrainSettings(
     lr=8e-3,
     val_share=2 / 3,
 )
-"""How every encoder is trained, chosen by ``benchmarks/pilot.py``.
+"""How every encoder is trained; ``benchmarks/pilot.py`` compares recipes like it.
 
 :meta hide-value:
 """
