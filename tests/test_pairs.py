@@ -112,7 +112,8 @@ def test_a_pair_takes_the_plain_steps(pair, results, plain):
     (state, losses), found = plain(features), results[pair]
     assert found["steps"] == [STEPS]
     assert found["recorded"] == (2 if "capture" in features and not features & {"order", "devices"} else 0)
-    if "compile" in features:
+    broken = "joint" in features and torch.__version__ < torch.torch_version.TorchVersion("2.15")  # in several graphs
+    if "compile" in features and not broken:
         graphs = 2 if "order" not in features else found["graphs"][0]  # a step of α, one of the weights
         assert found["graphs"] == (graphs, 0)
     if "precision" in features:  # bf16 rounds to 8 bits; a weight stepped twice would move twice as far
