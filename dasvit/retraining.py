@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from .checks import check_sizes, check_training
-from .data.images import ImageSet
+from .data.images import Batch, ImageSet
 from .data.sources import Data, DataSettings, hold_out, load_data
 from .encoder import build, resolve
 from .engine.checkpoint import expect
@@ -134,6 +134,22 @@ class RetrainResult:
     predictions: Int[Tensor, " images"]
 
 
+def training_batches(
+    settings: RetrainSettings, images: ImageSet, fabric: Fabric, epoch: int, start: int
+) -> Iterator[Batch]:
+    """Yield the training batches of an epoch from number ``start``, of each this device's part."""
+    return images.batches(
+        settings.batch_size,
+        image_size=settings.image_size,
+        device=fabric.device,
+        augmentation=settings.data.augmentation,
+        seed=derive(settings.ordering, "order"),
+        epoch=epoch,
+        start=start,
+        part=(fabric.global_rank, fabric.world_size),
+    )
+
+
 class Retraining:
     """A network in training, to be run by :func:`~dasvit.engine.loop.run_epochs`.
 
@@ -175,19 +191,8 @@ class Retraining:
 
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Take a step on every batch."""
-        s = self.settings
         self.model.train()
-        batches = self.images.batches(
-            s.batch_size,
-            image_size=s.image_size,
-            device=self.fabric.device,
-            augmentation=s.data.augmentation,
-            seed=derive(s.ordering, "order"),
-            epoch=epoch,
-            start=start,
-            part=(self.fabric.global_rank, self.fabric.world_size),
-        )
-        for images, labels in batches:
+        for images, labels in training_batches(self.settings, self.images, self.fabric, epoch, start):
             x = images if self.erase is None else self.erase(images)
             x, target = (x, labels) if self.mix is None else self.mix(x, labels)
             loss = self.loss(self.model(x), target)

@@ -6,22 +6,11 @@ from dataclasses import replace
 import landscape as benchmark
 import numpy as np
 import pytest
+from test_landscape import RECIPE as SMALL
 
-from dasvit import DataSettings, RetrainSettings
-from dasvit.engine.hardware import Hardware
 from dasvit.landscape import load, trainings
 
-RECIPE = RetrainSettings(
-    data=DataSettings(train_images=240, test_images=90),
-    dim=24,
-    depth=1,
-    epochs=1,
-    warmup_epochs=0,
-    batch_size=40,
-    lr=2e-3,
-    val_share=0.5,
-    hardware=Hardware("cpu"),
-)
+RECIPE = replace(SMALL, epochs=1, warmup_epochs=0)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ..engine.loop import cosine_schedule, load_schedule, rates_in_place, run_ep
 from ..engine.seeds import derive
 from ..engine.shorter import ROUNDING, changing, shortened
 from ..engine.spread import one_thread
-from ..retraining import Retraining, RetrainSettings, classify, make_network, set_apart
+from ..retraining import Retraining, RetrainSettings, classify, make_network, set_apart, training_batches
 from .banks import Bank, losses
 from .settings import LandscapeSettings, recipe_of
 
@@ -131,19 +131,9 @@ class BankTraining:
 
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Take a step of all networks on every batch."""
-        recipe = self.recipe
         self.total.zero_()
-        batches = self.images.batches(
-            recipe.batch_size,
-            image_size=recipe.image_size,
-            device=self.fabric.device,
-            augmentation=recipe.data.augmentation,
-            seed=derive(recipe.ordering, "order"),
-            epoch=epoch,
-            start=start,
-        )
         self.model.train()
-        for images, labels in batches:
+        for images, labels in training_batches(self.recipe, self.images, self.fabric, epoch, start):
             if not self._checked and self._warm:
                 self._shorten(images, labels)
             self._warm = True  # the first step is eager: only then has the optimiser what it gathers in
