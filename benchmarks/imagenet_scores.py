@@ -3,13 +3,15 @@
     python benchmarks/imagenet_scores.py PATH/autoformer-imagenet.jsonl
     python benchmarks/imagenet_scores.py PATH/autoformer-imagenet.jsonl --indicators zico meco --networks 100
 
-Each indicator and seed of the weights is a run of its own, which goes on where it stopped; networks come in an order of
-which every beginning is a fair sample. The file of networks is described in ``truth.py``; its accuracies are not read
-here. ``--minutes`` stops in time; what is complete is written, and what the rest will cost.
+Each indicator and seed of the weights is a run of its own, which goes on where it stopped, or after the recorded file
+if the code is the same; networks come in an order of which every beginning is a fair sample. The file of networks is
+described in ``truth.py``; its accuracies are not read here. ``--minutes`` stops in time; what is complete is written,
+and what one network costs.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -31,6 +33,7 @@ from truth import Trained, macs, read, stratified
 from tyro.conf import Positional
 
 from dasvit.engine.loop import Interrupted
+from dasvit.engine.provenance import changed
 from dasvit.engine.runs import Run
 from dasvit.engine.spread import spread
 from dasvit.training_free import INDICATORS, TFSearchSettings
@@ -83,6 +86,22 @@ def score_one(indicator: str, seed: int, place: tuple[str, int]) -> dict[str, An
     return {"space": space, "number": number, **parts, **row.get("errors", {})}
 
 
+def recorded(args: Score, places: Sequence[tuple[str, int]], indicator: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the recorded file if this code and this version of torch made them."""
+    told = json.loads(args.out.read_text()) if args.out.exists() else {}
+    scores = told.get("scores", {}).get(indicator, {}).get(str(seed))
+    if scores is None or changed(told["provenance"]["modules"]):
+        return
+    if told["provenance"]["versions"]["torch"] != torch.__version__.partition("+")[0]:
+        return
+    rows = {space: zip(*parts.values(), strict=True) for space, parts in scores.items()}
+    for space, number in places:
+        values = next(rows.get(space, iter(())), None)
+        if values is None or None in values:  # nothing more, or one that failed
+            return
+        yield {"space": space, "number": number, **dict(zip(scores[space], values, strict=True))}
+
+
 @contextmanager
 def run_of(args: Score, indicator: str, seed: int) -> Iterator[Run]:
     """Open the run of an indicator and a seed of the weights."""
@@ -94,6 +113,8 @@ def run_of(args: Score, indicator: str, seed: int) -> Iterator[Run]:
 def score_some(args: Score, places: Sequence[tuple[str, int]], indicator: str, seed: int) -> None:
     """Score networks by one indicator with one seed of the weights, after those that are scored already."""
     with run_of(args, indicator, seed) as run:
+        for row in [] if run.history() else recorded(args, places, indicator, seed):
+            run.log(row)
         done = [(row["space"], row["number"]) for row in run.history()]
         if not all(one == place for one, place in zip(done, places, strict=False)):
             raise ValueError(f"{run.path} has rows of other networks: remove it to start afresh")
@@ -130,7 +151,7 @@ def kept(args: Score) -> dict[str, dict[str, list[dict[str, Any]]]]:
 def columns(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
     """Return rows as lists by space and part; None where an indicator failed."""
     told: dict[str, dict[str, list[Any]]] = {}
-    names = sorted({part for row in rows for part, value in row.items() if isinstance(value, float)})
+    names = dict.fromkeys(part for row in rows for part, value in row.items() if isinstance(value, float))
     for row in rows:
         mine = told.setdefault(row["space"], {part: [] for part in names})
         for part in names:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -128,6 +129,25 @@ def test_it_goes_on_after_a_kill_and_with_more_networks(args, capsys):
     assert scores_of(part) == scores_of(whole)
     imagenet_scores.main(args("part", networks=2))  # what is there stays
     assert scores_of(part) == scores_of(whole)
+
+
+def test_it_goes_on_from_the_recorded_file(args, capsys, monkeypatch):
+    whole, part = args("whole"), args("part", networks=3)
+    imagenet_scores.main(whole)
+    imagenet_scores.main(part)
+    shutil.rmtree(part.runs)
+    scored = []
+    plain = imagenet_scores.score_number
+    monkeypatch.setattr(imagenet_scores, "score_number", lambda *a: scored.append(a) or plain(*a))
+    monkeypatch.setattr(imagenet_scores, "costs", lambda *a: {})
+    imagenet_scores.main(args("part"))
+    assert len(scored) == 3
+    assert rows_of(part) == rows_of(whole)
+    assert scores_of(part) == scores_of(whole)
+    shutil.rmtree(part.runs)
+    monkeypatch.setattr(imagenet_scores, "changed", lambda modules: ["dasvit/vit.py"])  # other code: all over again
+    imagenet_scores.main(args("part", networks=2))
+    assert len(scored) == 5
 
 
 def test_time_that_is_over_ends_it_with_what_is_there(args, capsys, monkeypatch):
