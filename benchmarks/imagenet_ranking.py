@@ -131,6 +131,11 @@ def p_of_partial(c: st.Correlation) -> float:
     return float(2 * stats.t.sf(abs(t), c.count - 3))
 
 
+def known(networks: Sequence[Trained], y: np.ndarray) -> np.ndarray:
+    """Return what a linear model of heads, ratios, width and depth says of networks that it has not seen."""
+    return predicted(layers_of(networks), y, ridge=True)
+
+
 def noise(networks: Sequence[Trained], y: np.ndarray) -> dict[str, float]:
     """Return how far the accuracies can be believed.
 
@@ -140,7 +145,7 @@ def noise(networks: Sequence[Trained], y: np.ndarray) -> dict[str, float]:
     that it cannot be noise; a score that knew as much would reach ``tau`` and ``rho``. Two networks may disagree on
     ``disagreement`` of the images at most, or else chance alone would spread their accuracies further.
     """
-    told = predicted(layers_of(networks), y, ridge=True)
+    told = known(networks, y)
     share = y.mean() / 100
     error = 100 * math.sqrt(share * (1 - share) / IMAGES)
     return {
@@ -153,10 +158,17 @@ def noise(networks: Sequence[Trained], y: np.ndarray) -> dict[str, float]:
     }
 
 
-def curves(columns: Columns, y: np.ndarray, params: np.ndarray) -> dict[str, Any]:
-    """Return the mean top-1 that a search returns by how many networks it has scored."""
+def curves(columns: Columns, y: np.ndarray, params: np.ndarray, known: np.ndarray) -> dict[str, Any]:
+    """Return the mean top-1 that a search returns by how many networks it has scored.
+
+    Args:
+        columns: The readings of DSS.
+        y: Accuracies.
+        params: Numbers of parameters.
+        known: What a linear model of the layers predicts: the ceiling.
+    """
     counts = [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500) if n < len(y)] + [len(y)]
-    ways: dict[str, tuple[np.ndarray, bool]] = {"perfect": (y, False), "largest": (params, False)}
+    ways = {"perfect": (y, False), "ceiling": (known, False), "largest": (params, False)}
     if "dss" in columns:
         ways |= {"dss": (columns["dss"][0], False), "dss within the smaller half": (columns["dss"][0], False)}
         ways |= {"dss-released, with repeats": (columns["dss-released"][0], True)}
@@ -242,7 +254,7 @@ def space_told(networks: Sequence[Trained], scores: Mapping[str, Any], resamples
         "top1": {"mean": y.mean(), "sd": y.std(ddof=1), "low": y.min(), "high": y.max()},
         "noise": noise(networks, y),
         "scores": told,
-        "search": curves(cut, y[:scored], sizes["params"][:scored]),
+        "search": curves(cut, *(values[:scored] for values in (y, sizes["params"], known(networks, y)))),
         "readings": readings(columns, y),
         "published": published_in(networks, y, columns),
     }
