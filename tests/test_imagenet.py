@@ -6,7 +6,9 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 
+import distributed
 import imagenet_scores
+import joblib
 import pytest
 import torch
 import truth
@@ -114,6 +116,16 @@ def test_one_and_two_processes_write_the_same_bytes(args, capsys):
     assert sorted(told["networks"]["autoformer-t"]["line"]) == list(range(6))
     assert told["cost"]["meco"]["autoformer-t"]["floor"] > 0
     assert "75.0" not in one.out.read_text()  # no accuracy
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_cluster_of_dask_writes_the_same_bytes(args, capsys):
+    one, cluster = args("one"), args("cluster", jobs=-1)
+    imagenet_scores.main(one)
+    how = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.Client(**how), joblib.parallel_config(backend="dask"):
+        imagenet_scores.main(cluster)
+    assert rows_of(cluster) == rows_of(one)
 
 
 def test_it_goes_on_after_a_kill_and_with_more_networks(args, capsys):
