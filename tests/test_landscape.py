@@ -274,6 +274,15 @@ def test_a_percentile_is_of_what_can_be_better(landscape):
         landscape.percentile(blind, "seconds")
 
 
+@pytest.mark.parametrize("metric", ["test", "val_loss", "seconds"])
+def test_means_are_the_answers_to_all_names(landscape, metric):
+    means, blind = landscape.means(metric, 1), next(i for i, g in enumerate(SPACE) if not g.has_attention)
+    other = next(i for i in range(len(SPACE)) if SPACE.canonical(i) == landscape.numbers[2])
+    assert len(means) == len(SPACE)
+    for number in (*landscape.numbers[:3], other, blind, 0, 77, 5000):
+        assert means[number] == pytest.approx(landscape.query(SPACE[number], metric, 1).mean), number
+
+
 def test_an_encoder_without_attention_guesses(landscape):
     blind = next(g for g in SPACE if not g.has_attention)
     assert landscape.query(blind).mean == 0.1

@@ -182,7 +182,7 @@ class Landscape:
             error = (between_seeds(values) / len(own)) ** 0.5
             return Answer(float(np.mean(own)), error, len(own), measured=True)
         if not self.settings.space[number].has_attention and metric in (*ACCURACIES, *LOSSES):
-            return Answer(1 / self.classes if metric in ACCURACIES else math.log(self.classes), 0.0, 0, measured=False)
+            return Answer(self._guess(metric), 0.0, 0, measured=False)
         mean, deviation = self.model(metric, at).posterior([number])
         return Answer(float(mean[0]), float(deviation[0]), 0, measured=False)
 
@@ -230,6 +230,26 @@ class Landscape:
             return answer.mean, answer.standard_error
         mean, deviation = self.model(metric, epoch).posterior([number])
         return float(mean[0]), float(deviation[0])
+
+    def means(self, metric: str = "test", epoch: int | None = None) -> Float[ndarray, " names"]:
+        """Return for every number of the space the mean that :meth:`query` answers with.
+
+        Raises:
+            ValueError: If there is no such metric or epoch.
+        """
+        at, space = self._at(metric, epoch), self.settings.space
+        functions = np.array([space.canonical(number) for number in range(len(space))])
+        found, _ = self.model(metric, at).posterior(range(len(space)))
+        if metric in (*ACCURACIES, *LOSSES):
+            found[[not genotype.has_attention for genotype in space]] = self._guess(metric)
+        known = dict(zip(self.numbers, map(np.mean, self._values(metric, at)), strict=True))
+        trained = np.isin(functions, self.numbers)
+        found[trained] = [known[number] for number in functions[trained]]
+        return found
+
+    def _guess(self, metric: str) -> float:
+        """Return what an encoder comes to that sees no image."""
+        return 1 / self.classes if metric in ACCURACIES else math.log(self.classes)
 
     def number(self, genotype: Genotype | str) -> int:
         """Return the first number that an encoder has in the space.
