@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from .layers import Attention, Mlp, attend, layer_norm
 from .lean import LeanTerm, weighted_attention, weighted_mlp
 from .options import MODULES
+
+Piece = TypeVar("Piece")
+Made = TypeVar("Made")
 
 MAX_HEADS, MAX_RATIO = 1024, 64.0
 
@@ -261,3 +265,16 @@ for _kind in (
     ),
 ):
     register(_kind)
+
+_LIBRARYS = frozenset(KINDS)
+
+
+def portable(work: Callable[[Piece], Made]) -> Callable[[Piece], Made]:
+    """Return the same work for another process, which first learns the kinds that were registered in this one."""
+    return partial(_informed, [kind for name, kind in KINDS.items() if name not in _LIBRARYS], work)
+
+
+def _informed(kinds: Sequence[Kind], work: Callable[[Piece], Made], piece: Piece) -> Made:
+    for kind in kinds:
+        KINDS.setdefault(kind.name, kind)
+    return work(piece)

@@ -214,11 +214,18 @@ def search(
             number, state = number + 1, None
             if number == len(settings.stages):
                 return SearchResult(supernet.genotype(), history, supernet)
-            alpha_now = supernet.alpha.detach()
-            candidates, columns = prune(alpha_now, candidates, settings.stages[number][1])
-            survived = alpha_now.gather(1, torch.tensor(columns, device=fabric.device))
-            alpha = survived if settings.carry_alpha else None
-            if run is not None:
-                named = [[str(op) for op in ops] for ops in candidates]
-                left = {"stage": number, "candidates": named, "alpha": survived.tolist(), "rows": run.history()}
-                run.write(BOUNDARY, left)
+            candidates, alpha = _pruned(settings, number, supernet, candidates, run)
+
+
+def _pruned(
+    settings: SearchSettings, number: int, supernet: Supernet, candidates: Candidates, run: Run | None
+) -> tuple[Candidates, Tensor | None]:
+    """Return what a stage begins with, the operations that survive and their α if it is carried on, and keep both."""
+    alpha = supernet.alpha.detach()
+    candidates, columns = prune(alpha, candidates, settings.stages[number][1])
+    survived = alpha.gather(1, torch.tensor(columns, device=alpha.device))
+    if run is not None:
+        named = [[str(op) for op in ops] for ops in candidates]
+        left = {"stage": number, "candidates": named, "alpha": survived.tolist(), "rows": run.history()}
+        run.write(BOUNDARY, left)
+    return candidates, survived if settings.carry_alpha else None

@@ -22,6 +22,7 @@ from dasvit.engine.hardware import Hardware
 from dasvit.engine.loop import Interrupted
 from dasvit.landscape import (
     METRICS,
+    Answer,
     Landscape,
     LandscapeSettings,
     Model,
@@ -126,7 +127,7 @@ def test_a_training_is_a_retraining(trained):
 def test_early_epochs_look_at_few_images_and_the_last_at_all(landscape):
     assert landscape.images == {"val": [50, 120], "test": [50, 90]}
     assert all(row["test_correct"][0] <= 50 for row in landscape.rows)
-    job = MeasuredTraining(SETTINGS, (0, 0), load_data(RECIPE.data, image_size=8))
+    job = MeasuredTraining(recipe_of(SETTINGS, 0, 0), SETTINGS.curve_images, load_data(RECIPE.data, image_size=8))
     assert [len(job.look.fewer[part]) for part in ("val", "test")] == [50, 50]
 
 
@@ -247,6 +248,39 @@ def test_what_was_not_trained_is_modelled_and_says_so(landscape):
     assert answer.standard_error > 0
     published = landscape.query("dasvit-cifar10")
     assert published == landscape.query(Genotype.from_json(SPACE[landscape.number("dasvit-cifar10")].to_json()))
+
+
+@pytest.mark.parametrize("metric", ["test", "val_loss"])
+def test_a_percentile_is_the_share_of_encoders_that_are_worse(landscape, metric):
+    values, deviations = landscape.estimates(metric)
+    assert len(values) == len(landscape.functions)
+    place = landscape.functions.index(landscape.numbers[3])
+    assert values[place] == landscape.model(metric).posterior([landscape.numbers[3]])[0][0]  # shrunken
+    rng, sign = np.random.default_rng(0), 1 if metric == "test" else -1
+    drawn = values + deviations * rng.normal(size=(400, len(values)))
+    own = values[place] + deviations[place] * rng.normal(size=(400, 1))
+    expected = 100 * (sign * own > sign * drawn).mean()
+    assert landscape.percentile(SPACE[landscape.numbers[3]], metric) == pytest.approx(expected, abs=1)
+    best, worst = (Answer(float(values.mean()) + far, 0.0, 1, measured=True) for far in (sign * 9, -sign * 9))
+    assert landscape.percentile(best, metric) == pytest.approx(100)
+    assert landscape.percentile(worst, metric) == pytest.approx(0)
+
+
+def test_a_percentile_is_of_what_can_be_better(landscape):
+    blind = next(g for g in SPACE if not g.has_attention)
+    guess = landscape.query(blind)
+    assert landscape.percentile(blind) == landscape.percentile(guess)
+    with pytest.raises(ValueError, match="no encoder is better by 'seconds'; known: test, val, test_loss"):
+        landscape.percentile(blind, "seconds")
+
+
+@pytest.mark.parametrize("metric", ["test", "val_loss", "seconds"])
+def test_means_are_the_answers_to_all_names(landscape, metric):
+    means, blind = landscape.means(metric, 1), next(i for i, g in enumerate(SPACE) if not g.has_attention)
+    other = next(i for i in range(len(SPACE)) if SPACE.canonical(i) == landscape.numbers[2])
+    assert len(means) == len(SPACE)
+    for number in (*landscape.numbers[:3], other, blind, 0, 77, 5000):
+        assert means[number] == pytest.approx(landscape.query(SPACE[number], metric, 1).mean), number
 
 
 def test_an_encoder_without_attention_guesses(landscape):

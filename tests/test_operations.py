@@ -1,9 +1,12 @@
 """Operations that users add go wherever the paper's own go."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
-import own_operations  # noqa: F401  (registers conv and gated)
+import own_operations
 import pytest
 import timm
 import torch
@@ -228,3 +231,34 @@ def test_a_command_imports_the_modules_that_are_named(monkeypatch, capsys):
 def test_a_space_with_them_comes_back_from_its_settings():
     plain = json.loads(json.dumps(as_plain(QUICK)))
     assert from_plain(SearchSettings, plain) == QUICK
+
+
+def test_processes_know_what_a_script_has_registered(tmp_path):
+    """The operations and the space are a script's own: no process can import them."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        Path(own_operations.__file__).read_text()
+        + """
+if __name__ == "__main__":
+    from dasvit import DataSettings, RetrainSettings, SearchSpace
+    from dasvit.landscape import LandscapeSettings, train
+    from dasvit.training_free import SPACES, DasvitSpace, TFSearchSettings, tf_search
+
+    space = SearchSpace(heads=(2,), mlp_ratios=(1.0,), extra=("dwconv:3", "gated:0.5"))
+    SPACES["own"] = DasvitSpace(space, dim=12, depth=1)
+    sizes = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 3}
+    scoring = TFSearchSettings("own", samples=4, indicators=("params", "snip"), **sizes)
+    recipe = RetrainSettings(
+        data=DataSettings(train_images=120, test_images=40), batch_size=20, dim=12, depth=1, epochs=1, warmup_epochs=0,
+        val_share=0.5
+    )
+    settings = LandscapeSettings(recipe, space, networks=3, trainings=1)
+    one, two = (tf_search(scoring, jobs=jobs).rows for jobs in (1, 2))
+    assert one == two and not any("errors" in row for row in one), (one, two)
+    one, two = ([row["test_correct"] for row in train(settings, jobs=jobs)] for jobs in (1, 2))
+    assert one == two and len(one) == 3, (one, two)
+    print("the same")
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout == "the same\n", done.stderr

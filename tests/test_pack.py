@@ -5,11 +5,14 @@ import os
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+
+import dasvit
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = ROOT / "benchmarks" / "gpu" / "pack.sh"
@@ -75,6 +78,13 @@ def test_it_is_small_and_names_its_commit(packed):
     names = {path.name.partition("-")[0].lower() for path in (folder / "wheels").iterdir()}
     assert {"dasvit", "fvcore", "iopath", "timm", "tyro", "pydantic_core"} <= names
     assert all(path.suffix == ".whl" for path in (folder / "wheels").iterdir())
+    (ours,) = (folder / "wheels").glob("dasvit-*.whl")
+    package = Path(dasvit.__file__).parent
+    files = {
+        p.relative_to(package.parent).as_posix() for p in package.rglob("*") if p.suffix in (".py", ".safetensors")
+    }
+    assert {"dasvit/space.py", "dasvit/landscape/table.py"} <= files
+    assert files <= set(zipfile.ZipFile(ours).namelist())
 
 
 @pytest.mark.long

@@ -93,6 +93,16 @@ def test_synflow(model, probe):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
+def test_synflow_of_a_network_with_running_statistics():
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 3, 4, bias=False), torch.nn.Flatten(), torch.nn.Linear(75, 2, bias=False)
+    )
+    normed = torch.nn.Sequential(plain[0], torch.nn.BatchNorm2d(3, affine=False), *plain[1:])
+    expected = score(plain, "synflow", Probe(8))["total"]
+    assert score(normed, "synflow", Probe(8))["total"] == pytest.approx(expected / math.sqrt(1 + 1e-5), rel=1e-12)
+    assert normed[1].running_var.dtype == torch.float32
+
+
 def test_naswot_counts_agreements(probe):
     model = build("vit_b16", dim=24, depth=1, **SMALL).double()
     hidden = []

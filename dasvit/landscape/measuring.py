@@ -39,12 +39,12 @@ class _Looking:
 
     right: Bool[Tensor, "g images"]
 
-    def __init__(self, settings: LandscapeSettings, data: Data, device: torch.device) -> None:
-        _, val = set_apart(settings.recipe, data.train)
+    def __init__(self, recipe: RetrainSettings, curve_images: int, data: Data, device: torch.device) -> None:
+        _, val = set_apart(recipe, data.train)
         assert val is not None
-        self.last, self.size, self.device = settings.recipe.epochs - 1, settings.recipe.image_size, device
+        self.last, self.size, self.device = recipe.epochs - 1, recipe.image_size, device
         self.parts = {"val": val.to(device), "test": data.test.to(device)}
-        self.fewer = {name: some(part, settings.curve_images) for name, part in self.parts.items()}
+        self.fewer = {name: some(part, curve_images) for name, part in self.parts.items()}
 
     def __call__(self, model: nn.Module, epoch: int) -> dict[str, list[Any]]:
         """Return what is counted, with a number for each network."""
@@ -70,15 +70,14 @@ class MeasuredTraining(Retraining):
     """A training whose test images are looked at as well: of a landscape they choose nothing.
 
     Args:
-        settings: Of the landscape.
-        training: Number of the encoder, and seed.
+        recipe: Of a network.
+        curve_images: As of a landscape.
         data: All images.
     """
 
-    def __init__(self, settings: LandscapeSettings, training: tuple[int, int], data: Data) -> None:
-        recipe = recipe_of(settings, *training)
+    def __init__(self, recipe: RetrainSettings, curve_images: int, data: Data) -> None:
         super().__init__(recipe, data.train, make_fabric(recipe.hardware))
-        self.look = _Looking(settings, data, self.fabric.device)
+        self.look = _Looking(recipe, curve_images, data, self.fabric.device)
 
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
         """Return the row of an epoch, with a number for each network."""
@@ -127,7 +126,7 @@ class BankTraining:
         self.total = torch.zeros(len(piece), device=device, dtype=next(bank.parameters()).dtype)
         self._recorded: Recorded | None = None
         self._warm, self._checked = False, self.recorder is None
-        self.look = _Looking(settings, data, device)
+        self.look = _Looking(recipe, settings.curve_images, data, device)
 
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Take a step of all networks on every batch."""
@@ -188,16 +187,29 @@ class BankTraining:
 
 def train_some(settings: LandscapeSettings, piece: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
     """Return the rows of a training, or of a bank of them; they depend on nothing but the arguments."""
+    if len(piece) == 1:
+        (training,) = piece
+        told = [train_one(recipe_of(settings, *training), settings.curve_images)]
+    else:
+        with one_thread():
+            told = _told(BankTraining(settings, piece, images_of(settings.recipe)))
+    return [{"number": n, "seed": seed, **row} for (n, seed), row in zip(piece, told, strict=True)]
+
+
+def train_one(recipe: RetrainSettings, curve_images: int) -> dict[str, Any]:
+    """Return what is told of one training: :data:`CURVES`, and which test images are taken for what they are."""
     with one_thread():
-        data, (first, *others) = images_of(settings.recipe), piece
-        job = BankTraining(settings, piece, data) if others else MeasuredTraining(settings, first, data)
-        epochs = run_epochs(job)
+        (row,) = _told(MeasuredTraining(recipe, curve_images, images_of(recipe)))
+    return row
+
+
+def _told(job: MeasuredTraining | BankTraining) -> list[dict[str, Any]]:
+    epochs = run_epochs(job)
     rows = []
-    for i, (number, seed) in enumerate(piece):
+    for i, right in enumerate(job.look.right):
         curves = {name: [row[name][i] for row in epochs] for name in CURVES[:-1]}
-        seconds = {"seconds": [row["seconds"] / len(piece) for row in epochs]}
-        correct = np.packbits(job.look.right[i].cpu().numpy()).tobytes().hex()
-        rows.append({"number": number, "seed": seed, **curves, **seconds, "correct": correct})
+        seconds = {"seconds": [row["seconds"] / len(job.look.right) for row in epochs]}
+        rows.append({**curves, **seconds, "correct": np.packbits(right.cpu().numpy()).tobytes().hex()})
     return rows
 
 

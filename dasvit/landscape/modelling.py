@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -70,6 +70,15 @@ def _means(space: SearchSpace, rows: ndarray) -> ndarray:
     return (sums / np.bincount(function)[:, None])[function]
 
 
+@lru_cache(maxsize=2)
+def _products(
+    space: SearchSpace, numbers: tuple[int, ...]
+) -> tuple[Float[ndarray, "numbers numbers"], Float[ndarray, "numbers numbers"]]:
+    """Return the inner products of the features of some networks, which every try of a fit needs."""
+    alone, pairs = (rows[list(numbers)].astype(float) for rows in features(space))
+    return alone @ alone.T, pairs @ pairs.T
+
+
 class Model:
     """Means of measured networks, and what they say of all.
 
@@ -90,7 +99,8 @@ class Model:
         variances: Variances,
     ) -> None:
         self.space, self.numbers, self.variances = space, np.asarray(numbers), variances
-        covariance = self._covariance(self.numbers)
+        alone, pairs = _products(space, tuple(numbers))
+        covariance = variances.alone * alone + variances.pairs * pairs
         covariance[np.diag_indices_from(covariance)] += variances.rest + variances.seed / counts
         self._factor = cho_factor(covariance, lower=True)
         ones = np.ones(len(values))

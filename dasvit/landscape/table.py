@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from scipy import stats
 
 from ..data.sources import Data
 from ..encoder import resolve
@@ -77,6 +78,7 @@ class Landscape:
     about: Mapping[str, Any] = field(default_factory=dict)
     _models: dict[tuple[str, int], Model] = field(default_factory=dict, init=False, repr=False)
     _known: dict[tuple[str, int], list[list[float]]] = field(default_factory=dict, init=False, repr=False)
+    _estimates: dict[tuple[str, int], tuple[ndarray, ndarray]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def gather(
@@ -180,9 +182,74 @@ class Landscape:
             error = (between_seeds(values) / len(own)) ** 0.5
             return Answer(float(np.mean(own)), error, len(own), measured=True)
         if not self.settings.space[number].has_attention and metric in (*ACCURACIES, *LOSSES):
-            return Answer(1 / self.classes if metric in ACCURACIES else math.log(self.classes), 0.0, 0, measured=False)
+            return Answer(self._guess(metric), 0.0, 0, measured=False)
         mean, deviation = self.model(metric, at).posterior([number])
         return Answer(float(mean[0]), float(deviation[0]), 0, measured=False)
+
+    def estimates(
+        self, metric: str = "test", epoch: int | None = None
+    ) -> tuple[Float[ndarray, " functions"], Float[ndarray, " functions"]]:
+        """Return what is to be expected of each of :attr:`functions`, and the standard deviations of that.
+
+        Those that were trained are shrunken estimates: the best of many measured values is partly luck.
+
+        Raises:
+            ValueError: If there is no such metric or epoch.
+        """
+        key = metric, self._at(metric, epoch)
+        if key not in self._estimates:
+            self._estimates[key] = self.model(*key).posterior(self.functions)
+        return self._estimates[key]
+
+    def percentile(self, encoder: Genotype | str | Answer, metric: str = "test", epoch: int | None = None) -> float:
+        """Return how many percent of the space's functions with attention an encoder is expected to be better than.
+
+        The average over the functions j of ``Φ((v − v_j) / √(s² + s_j²))``, with estimates v and their deviations s.
+
+        Args:
+            encoder: One of the space, of which the shrunken estimate counts; or what a network of any kind came to.
+            metric: One of :data:`ACCURACIES` and :data:`LOSSES`.
+            epoch: After how many epochs; by default after all.
+
+        Raises:
+            ValueError: If the encoder is not of the space, or it cannot be compared by such a metric or epoch.
+        """
+        if metric not in (*ACCURACIES, *LOSSES):
+            raise ValueError(f"no encoder is better by {metric!r:.80}; known: {', '.join((*ACCURACIES, *LOSSES))}")
+        value, deviation = self._estimate(encoder, metric, self._at(metric, epoch))
+        values, deviations = self.estimates(metric, epoch)
+        ahead = (value - values) if metric in ACCURACIES else (values - value)
+        return 100 * float(stats.norm.cdf(ahead / np.hypot(deviation, deviations)).mean())
+
+    def _estimate(self, encoder: Genotype | str | Answer, metric: str, epoch: int) -> tuple[float, float]:
+        if isinstance(encoder, Answer):
+            return encoder.mean, encoder.standard_error
+        number = self.number(encoder)
+        if not self.settings.space[number].has_attention:
+            answer = self.query(encoder, metric, epoch)
+            return answer.mean, answer.standard_error
+        mean, deviation = self.model(metric, epoch).posterior([number])
+        return float(mean[0]), float(deviation[0])
+
+    def means(self, metric: str = "test", epoch: int | None = None) -> Float[ndarray, " names"]:
+        """Return for every number of the space the mean that :meth:`query` answers with.
+
+        Raises:
+            ValueError: If there is no such metric or epoch.
+        """
+        at, space = self._at(metric, epoch), self.settings.space
+        functions = np.array([space.canonical(number) for number in range(len(space))])
+        found, _ = self.model(metric, at).posterior(range(len(space)))
+        if metric in (*ACCURACIES, *LOSSES):
+            found[[not genotype.has_attention for genotype in space]] = self._guess(metric)
+        known = dict(zip(self.numbers, map(np.mean, self._values(metric, at)), strict=True))
+        trained = np.isin(functions, self.numbers)
+        found[trained] = [known[number] for number in functions[trained]]
+        return found
+
+    def _guess(self, metric: str) -> float:
+        """Return what an encoder comes to that sees no image."""
+        return 1 / self.classes if metric in ACCURACIES else math.log(self.classes)
 
     def number(self, genotype: Genotype | str) -> int:
         """Return the first number that an encoder has in the space.

@@ -14,10 +14,11 @@ from ..checks import check_sizes
 from ..engine.checkpoint import expect
 from ..engine.runs import Run
 from ..engine.spread import spread
+from ..operations import portable
 from ..retraining import check_data
 from ..space import Edge
 from .measuring import CURVES, images_of, train_some
-from .settings import LandscapeSettings, trainings
+from .settings import LandscapeSettings, recipe_of, trainings
 
 
 def chunks(settings: LandscapeSettings, bank: int) -> list[list[tuple[int, int]]]:
@@ -83,7 +84,7 @@ def train(
     """
     check_sizes(bank=bank)
     pieces = chunks(settings, bank)
-    check_data(settings.recipe, images_of(settings.recipe))
+    check_data(recipe_of(settings, *pieces[0][0]), images_of(settings.recipe))
     with Run.open(run_dir, "landscape", settings, resume=resume) if run_dir is not None else nullcontext() as run:
         flat = [training for piece in pieces for training in piece]
         check = partial(check_row, settings, flat)
@@ -99,7 +100,7 @@ def train(
         if run is not None and len(rows) > (whole := ends[done - 1] if done else 0):
             rows = rows[:whole]  # of a bank that was cut off
             run.rewrite(rows)
-        work = partial(train_some, settings)
+        work = portable(partial(train_some, settings))
         for made in spread(work, pieces[done:], jobs=jobs, title="training", progress=progress, done=done):
             rows += made
             if run is not None:

@@ -63,14 +63,17 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def differentiable(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[list[Tensor]]:
     """Yield a model's matrices, for a while wanting gradients, in evaluation mode, in another precision if asked."""
-    kept = [(p, p.data, p.requires_grad) for p in model.parameters()]
+    parameters = list(model.parameters())
+    floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]  # BatchNorm's running statistics
+    kept = [(t, t.data, t.requires_grad) for t in [*parameters, *floating]]
     try:
         with evaluated(model), torch.enable_grad():
-            for p, data, _ in kept:
-                p.data = data.to(dtype or data.dtype)
+            for t, data, _ in kept:
+                t.data = data.to(dtype or data.dtype)
+            for p in parameters:
                 p.requires_grad_(True)
-            yield [p for p, _, _ in kept if p.ndim > 1]
+            yield [p for p in parameters if p.ndim > 1]
     finally:
-        for p, data, requires_grad in kept:
-            p.data = data
-            p.requires_grad_(requires_grad)
+        for t, data, requires_grad in kept:
+            t.data = data
+            t.requires_grad_(requires_grad)

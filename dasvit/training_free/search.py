@@ -16,9 +16,10 @@ from ..engine.hardware import out_of_memory
 from ..engine.runs import Run
 from ..engine.seeds import check_seed
 from ..engine.spread import one_thread, spread
+from ..operations import portable
 from .diversity import Norms
 from .indicators import INDICATORS, Probe, score
-from .space import SPACES, Shape
+from .space import SPACES, Shape, Space
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,18 @@ def draw(settings: TFSearchSettings) -> list[int]:
     )
 
 
-def score_number(settings: TFSearchSettings, number: int) -> dict[str, Any]:
+def score_number(settings: TFSearchSettings, number: int, space: Space | None = None) -> dict[str, Any]:
     """Return the row of one network; it depends on nothing but the arguments. What fails is told, not raised.
+
+    Args:
+        settings: How it is scored.
+        number: The network's.
+        space: The space, where the process does not know it by the name in the settings.
 
     Raises:
         RuntimeError: If memory runs out: that says something about the machine, nothing about the network.
     """
-    space, shape = SPACES[settings.space], settings.shape
+    space, shape = SPACES[settings.space] if space is None else space, settings.shape
     norms = _norms(settings.space, shape) if space.shared else None
     probe = Probe(settings.image_size, seed=settings.seed, batch_size=settings.batch_size, norms=norms)
     scores, errors = {}, {}
@@ -185,7 +191,7 @@ def tf_search(
     numbers = draw(settings)
     with Run.open(run_dir, "tf-search", settings, resume=resume) if run_dir is not None else nullcontext() as run:
         rows = [] if run is None else run.resume_rows(partial(check_row, settings, numbers))
-        work, done = partial(score_number, settings), len(rows)
+        work, done = portable(partial(score_number, settings, space=SPACES[settings.space])), len(rows)
         for row in spread(work, numbers[done:], jobs=jobs, title="scoring", progress=progress, done=done):
             rows.append(row)
             if run is not None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Shape:
         return {k: v for k, v in asdict(self).items() if k != "seed"}
 
 
+@runtime_checkable
 class Space(Protocol):
     """A space of networks, each with a number from 0. Networks of several numbers may be the same function.
 
