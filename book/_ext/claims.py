@@ -74,7 +74,19 @@ def _searches(recorded: Recorded, _rows: Mapping[str, Any]) -> dict[str, str]:
         one, other = (by_unit(run, network) for network in ("found", "vit"))
         low, high = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
         told[f"{name}_gain"] = f"{mean(one) - mean(other):+.1f} [{low:+.1f}, {high:+.1f}]"
+        gains = over_random(run)
+        low, high = stats.t.interval(0.95, len(gains) - 1, mean(gains), stats.sem(gains))
+        told[f"{name}_random"] = f"{mean(gains):+.1f} [{low:+.1f}, {high:+.1f}]"
     return told
+
+
+def over_random(run: Mapping[str, Any]) -> list[float]:
+    """Return for each search the points of top-1 that its encoder is above its random encoders, at equal epochs."""
+    groups: dict[tuple[str, int], list[float]] = {}
+    for row in run["rows"]:
+        if row["equal"] == "epochs" and row["network"] in ("found", "random"):
+            groups.setdefault((row["network"], row["search"]), []).append(100 * row["top1"])
+    return [mean(values) - mean(groups["random", search]) for (who, search), values in groups.items() if who == "found"]
 
 
 def by_unit(run: Mapping[str, Any], network: str) -> list[float]:
@@ -120,10 +132,13 @@ def _training_free(recorded: Recorded, _rows: Mapping[str, Any]) -> dict[str, st
 
 
 def lines_of(part: str, root: Path = ROOT) -> list[str]:
-    """Return the lines of a part of the page: ``states``, ``sentences``, ``figures``, ``equations`` or ``table``."""
-    return {"states": _states, "sentences": _sentences, "figures": _figures, "equations": _equations, "table": _table}[
-        part
-    ](root)
+    """Return the lines of a part: ``findings``, ``states``, ``sentences``, ``figures``, ``equations`` or ``table``."""
+    return PARTS[part](root)
+
+
+def _findings(root: Path) -> list[str]:
+    known = numbers(root)
+    return [f"- {f['found'].format(**known)} {{doc}}`→ <{f['page']}>`" for f in claims(root)["findings"]]
 
 
 def _states(root: Path) -> list[str]:
@@ -164,6 +179,16 @@ def _table(root: Path) -> list[str]:
         cells = [*accuracies, f"{parameters}, {row['parameters']}", f"{flops}, {row['FLOPs']}"]
         lines += [f"| {name} | " + " | ".join(cells) + " |"]
     return lines
+
+
+PARTS = {
+    "findings": _findings,
+    "states": _states,
+    "sentences": _sentences,
+    "figures": _figures,
+    "equations": _equations,
+    "table": _table,
+}
 
 
 def entry(title: str, claim: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
