@@ -51,6 +51,7 @@ LINKS = {
     "dasvit.engine.flags.T": PYTHON + "typing.html#typing.TypeVar",
     "dasvit.engine.spread.Piece": PYTHON + "typing.html#typing.TypeVar",
     "dasvit.engine.spread.Made": PYTHON + "typing.html#typing.TypeVar",
+    "dasvit.training_free.statistics.Key": PYTHON + "typing.html#typing.TypeVar",
     "contextlib.AbstractContextManager": PYTHON + "contextlib.html#contextlib.AbstractContextManager",
     "PIL.Image.Image": "https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image",
     "collections.OrderedDict": PYTHON + "collections.html#collections.OrderedDict",

@@ -23,15 +23,22 @@ Norms = MutableMapping[tuple[str, tuple[int, ...]], float]
 
 @dataclass(frozen=True)
 class DSS:
-    """The score and its two parts.
+    """The score and its parts.
 
     Args:
-        msa: Synaptic diversity of attention.
+        qkv: Synaptic diversity of queries, keys and values.
+        projection: Synaptic diversity of the output projections.
         mlp: Synaptic saliency of the MLPs.
     """
 
-    msa: float
+    qkv: float
+    projection: float
     mlp: float
+
+    @property
+    def msa(self) -> float:
+        """Synaptic diversity of attention: ``qkv + projection``."""
+        return self.qkv + self.projection
 
     @property
     def total(self) -> float:
@@ -75,23 +82,29 @@ def dss(model: nn.Module, image_size: int = 224, mode: str = "paper", norms: Nor
 def _score(model: nn.Module, image_size: int, mode: str, norms: Norms | None) -> DSS:
     names = {id(p): name for name, p in model.named_parameters()}
     with absolute(model, everything=mode == "paper"), torch.enable_grad():
-        image = torch.ones(1, channels_of(model), image_size, image_size).to(next(model.parameters()))
-        logits, calls = record_linear(model, image.requires_grad_())
-        pairs = [(qkv, projection) for qkv, projection in attentions(calls)]
-        if mode == "released":
-            pairs = [([], projection) for _, projection in pairs]
-        scored = [c for c in calls if c.role == "mlp"] + [c for pair in pairs for part in pair for c in part]
+        logits, calls = see_ones(model, image_size)
+        pairs = list(attentions(calls))
+        parts = {"qkv": [qkv for qkv, _ in pairs if mode == "paper"], "projection": [made for _, made in pairs]}
+        mlps = [c for c in calls if c.role == "mlp"]
+        scored = mlps + [c for some in parts.values() for part in some for c in part]
         if not scored:
             raise ValueError(f"{type(model).__name__} has no linear layers whose role is known: nothing to score")
         gradients = torch.autograd.grad(logits.sum(), [c.y for c in scored])
         dy = {id(c): g.flatten(0, -2) for c, g in zip(scored, gradients, strict=True)}
+        diversity = dict.fromkeys(parts, 0.0)
         with torch.no_grad():
-            mlp = sum(_saliency(c, dy[id(c)]) for c in scored if c.role == "mlp")
-            msa = 0.0
-            for part in (part for pair in pairs for part in pair if part):
-                name = "|".join((mode, *(names[id(c.weight)] for c in part)))
-                msa += _weight_norm(part, name, norms) * _gradient_norm(part, [dy[id(c)] for c in part])
-    return DSS(msa, mlp)
+            for kind, some in parts.items():
+                for part in filter(None, some):
+                    name = "|".join((mode, *(names[id(c.weight)] for c in part)))
+                    norm = _weight_norm(part, name, norms)
+                    diversity[kind] += norm * _gradient_norm(part, [dy[id(c)] for c in part])
+            return DSS(**diversity, mlp=sum(_saliency(c, dy[id(c)]) for c in mlps))
+
+
+def see_ones(model: nn.Module, image_size: int) -> tuple[Tensor, list[LinearCall]]:
+    """Return the logits of an image of ones and every call of a linear layer, to be differentiated."""
+    image = torch.ones(1, channels_of(model), image_size, image_size).to(next(model.parameters()))
+    return record_linear(model, image.requires_grad_())
 
 
 def _saliency(call: LinearCall, dy: Tensor) -> float:

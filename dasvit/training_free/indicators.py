@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,42 +11,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..counting import complexity
-from .diversity import Norms, absolute, channels_of, dss
+from .diversity import DSS, absolute, channels_of, dss
+from .later import autoprox, az_nas, meco, zico
+from .probing import Probe, Score, differentiable, evaluated
 from .roles import record_linear
-
-Score = dict[str, float]
-"""What an indicator says: ``total``, by which it ranks (higher is better), and its parts."""
-
-
-@dataclass
-class Probe:
-    """What an indicator may look at beside the network.
-
-    Args:
-        image_size: Side of the images in pixels.
-        images: ``[b, c, h, w]``, normalised; by default 16 images of Gaussian noise drawn by ``seed``.
-        labels: ``[b]``; by default drawn by ``seed``. Only ``snip`` and ``grasp`` read them.
-        seed: Seed of what is drawn.
-        norms: Nuclear norms of weights that several models share, see :func:`~dasvit.training_free.diversity.dss`.
-    """
-
-    image_size: int = 224
-    images: Tensor | None = None
-    labels: Tensor | None = None
-    seed: int = 0
-    norms: Norms | None = field(default=None, repr=False)
-
-    def batch(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return images in the model's precision, and labels among its classes."""
-        like, generator = next(model.parameters()), torch.Generator().manual_seed(self.seed)
-        shape = (16, channels_of(model), self.image_size, self.image_size)
-        images = torch.randn(shape, generator=generator) if self.images is None else self.images
-        images = images.to(like)
-        if self.labels is not None:
-            return images, self.labels.to(like.device)
-        with torch.no_grad():
-            classes = model(images[:1]).shape[-1]
-        return images, torch.randint(classes, (len(images),), generator=generator).to(like.device)
 
 
 def params(model: nn.Module, probe: Probe) -> Score:
@@ -63,14 +29,16 @@ def macs(model: nn.Module, probe: Probe) -> Score:
 
 def dss_paper(model: nn.Module, probe: Probe) -> Score:
     """DSS by its formula, see :func:`~dasvit.training_free.diversity.dss`."""
-    score = dss(model, probe.image_size, "paper", probe.norms)
-    return {"total": score.total, "msa": score.msa, "mlp": score.mlp}
+    return _parts(dss(model, probe.image_size, "paper", probe.norms))
 
 
 def dss_released(model: nn.Module, probe: Probe) -> Score:
     """DSS as the published program computes it."""
-    score = dss(model, probe.image_size, "released", probe.norms)
-    return {"total": score.total, "msa": score.msa, "mlp": score.mlp}
+    return _parts(dss(model, probe.image_size, "released", probe.norms))
+
+
+def _parts(score: DSS) -> Score:
+    return {"total": score.total, "msa": score.msa, "projection": score.projection, "mlp": score.mlp}
 
 
 def synflow(model: nn.Module, probe: Probe) -> Score:
@@ -79,7 +47,7 @@ def synflow(model: nn.Module, probe: Probe) -> Score:
     S is the sum of the logits of an image of ones. LayerNorm makes terms negative, hence their absolute values;
     products over many layers overflow float32, hence float64.
     """
-    with absolute(model, everything=True), _differentiable(model, torch.float64) as matrices:
+    with absolute(model, everything=True), differentiable(model, torch.float64) as matrices:
         image = torch.ones(1, channels_of(model), probe.image_size, probe.image_size).to(matrices[0])
         gradients = torch.autograd.grad(model(image).sum(), matrices, allow_unused=True)
         return {"total": _sum_of_products(matrices, gradients)}
@@ -88,7 +56,7 @@ def synflow(model: nn.Module, probe: Probe) -> Score:
 def snip(model: nn.Module, probe: Probe) -> Score:
     """Connection sensitivity (Lee et al. 2019): ``Σ |θ · ∂L/∂θ|`` over the matrices, L the cross-entropy of a batch."""
     images, labels = probe.batch(model)
-    with _differentiable(model) as matrices:
+    with differentiable(model) as matrices:
         gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), matrices, allow_unused=True)
         return {"total": _sum_of_products(matrices, gradients)}
 
@@ -96,7 +64,7 @@ def snip(model: nn.Module, probe: Probe) -> Score:
 def grasp(model: nn.Module, probe: Probe) -> Score:
     """Gradient signal preservation (Wang et al. 2020): ``−Σ θ · H g`` over the matrices; Hessian H, gradient g."""
     images, labels = probe.batch(model)
-    with _differentiable(model) as matrices, sdpa_kernel(SDPBackend.MATH):  # only this one can be derived twice
+    with differentiable(model) as matrices, sdpa_kernel(SDPBackend.MATH):  # only this one can be derived twice
         loss = F.cross_entropy(model(images), labels)
         gradients = torch.autograd.grad(loss, matrices, create_graph=True, allow_unused=True)
         used = [(w, g) for w, g in zip(matrices, gradients, strict=True) if g is not None]
@@ -124,7 +92,9 @@ def te(model: nn.Module, probe: Probe) -> Score:
     no rank, so their logarithms are added here, and both are told.
     """
     images, _ = probe.batch(model)
-    with _differentiable(model) as matrices:
+    if len(images) < 3:
+        raise ValueError(f"te looks at the plane through three images: {len(images)} are too few")
+    with differentiable(model) as matrices:
         rows = []
         for image in images:
             gradients = torch.autograd.grad(model(image[None]).sum(), matrices, allow_unused=True)
@@ -143,7 +113,7 @@ def te(model: nn.Module, probe: Probe) -> Score:
 def _patterns(model: nn.Module, probe: Probe) -> Tensor:
     """Return which hidden units of the MLPs are on, ``[b, units]``."""
     images, _ = probe.batch(model)
-    with torch.no_grad(), _evaluated(model):
+    with torch.no_grad(), evaluated(model):
         _, calls = record_linear(model, images)
     hidden = [c.y for c in calls if c.role == "mlp"][::2]  # the first of each pair feeds the activation
     if not hidden:
@@ -157,36 +127,6 @@ def _sum_of_products(weights: Sequence[Tensor], gradients: Sequence[Tensor | Non
     return sum((w * g).abs().sum().item() for w, g in used)
 
 
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextmanager
-def _differentiable(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[list[Tensor]]:
-    """Yield a model's matrices, for a while wanting gradients, in evaluation mode, in another precision if asked."""
-    parameters = list(model.parameters())
-    floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]  # BatchNorm's running statistics
-    kept = [(t, t.data, t.requires_grad) for t in [*parameters, *floating]]
-    try:
-        with _evaluated(model), torch.enable_grad():
-            for t, data, _ in kept:
-                t.data = data.to(dtype or data.dtype)
-            for p in parameters:
-                p.requires_grad_(True)
-            yield [p for p in parameters if p.ndim > 1]
-    finally:
-        for t, data, requires_grad in kept:
-            t.data = data
-            t.requires_grad_(requires_grad)
-
-
 INDICATORS: dict[str, Callable[[nn.Module, Probe], Score]] = {
     "dss": dss_paper,
     "dss-released": dss_released,
@@ -195,6 +135,10 @@ INDICATORS: dict[str, Callable[[nn.Module, Probe], Score]] = {
     "grasp": grasp,
     "naswot": naswot,
     "te": te,
+    "zico": zico,
+    "meco": meco,
+    "az-nas": az_nas,
+    "autoprox": autoprox,
     "params": params,
     "macs": macs,
 }

@@ -44,6 +44,8 @@ class TFSearchSettings:
     """Channels of the images."""
     num_classes: int = 1000
     """Number of classes."""
+    batch_size: int = 16
+    """Images of noise, for indicators that look at images."""
     seed: int = 0
     """Seed of the draw, of the weights and of the images."""
 
@@ -62,7 +64,7 @@ class TFSearchSettings:
         if not 0 <= self.min_params < largest:
             raise ValueError(f"min_params {self.min_params:g} and max_params {largest:g} leave no network")
         check_sizes(image_size=self.image_size, patch_size=self.patch_size)
-        check_sizes(in_channels=self.in_channels, num_classes=self.num_classes)
+        check_sizes(in_channels=self.in_channels, num_classes=self.num_classes, batch_size=self.batch_size)
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         check_seed(self.seed)
@@ -123,9 +125,8 @@ def score_number(settings: TFSearchSettings, number: int, space: Space | None = 
         RuntimeError: If memory runs out: that says something about the machine, nothing about the network.
     """
     space, shape = SPACES[settings.space] if space is None else space, settings.shape
-    probe = Probe(
-        settings.image_size, seed=settings.seed, norms=_norms(settings.space, shape) if space.shared else None
-    )
+    norms = _norms(settings.space, shape) if space.shared else None
+    probe = Probe(settings.image_size, seed=settings.seed, batch_size=settings.batch_size, norms=norms)
     scores, errors = {}, {}
     with one_thread():
         for name in settings.indicators:

@@ -308,6 +308,25 @@ SPACES: dict[str, Space] = {
 """
 
 
+PUBLISHED: dict[str, Candidate] = {
+    "autoformer-t": Candidate(
+        192, (4, 3, 3, 3, 3, 4, 4, 3, 3, 3, 4, 3, 3), (3.5, 4, 3.5, 3.5, 4, 3.5, 3.5, 3.5, 4, 4, 4, 4, 3.5)
+    ),
+    "autoformer-s": Candidate(
+        384, (6, 6, 6, 6, 7, 6, 5, 7, 5, 5, 5, 7, 6, 7), (4, 4, 4, 3, 4, 3, 3, 3.5, 4, 3.5, 3.5, 4, 3, 3.5)
+    ),
+    "autoformer-b": Candidate(
+        576,
+        (9, 10, 10, 10, 10, 10, 10, 9, 9, 10, 9, 9, 9, 9, 9),
+        (3, 3.5, 4, 4, 3, 4, 3, 3, 3.5, 3, 3, 3.5, 4, 3, 4),
+    ),
+}
+"""The networks that TF-TAS published as found, by space.
+
+:meta hide-value:
+"""
+
+
 def find(name: str) -> tuple[str, int] | None:
     """Return space and number of a network given as ``SPACE:NUMBER``, or ``None`` if ``name`` is not of this form.
 
