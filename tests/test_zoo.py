@@ -1,7 +1,11 @@
+import json
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 import torchvision
+from claims import claims
 from torch.utils.flop_counter import FlopCounterMode
 
 from dasvit.counting import complexity
@@ -49,6 +53,16 @@ def test_where_the_printed_figures_come_from(audited):
     assert list(audited["DASViT"].macs_from) == ["B"]
     assert list(audited["ViT-B/16"].macs_from) == ["C"]
     assert audited["AutoFormer-B"].macs_from == {}
+
+
+def test_the_claims_say_which_costs_are_exact(audited):
+    tools = json.loads((Path(__file__).parents[1] / "book" / "results" / "counting_tools.json").read_text())["macs"]
+    rows = claims()["table"]["rows"]
+    for name, row in audited.items():
+        by_tool = {f"{n / 1e9:.1f}" for key, counts in tools.items() if key.startswith(name) for n in counts.values()}
+        exact = bool(row.macs_from) or row.printed_macs in by_tool
+        assert rows[name]["FLOPs"] == ("exact" if exact else "contradicted"), name
+        assert rows[name]["parameters"] == ("exact" if row.parameters_from else "contradicted"), name
 
 
 def test_our_vit_counts_as_those_of_torchvision_and_timm(audited):

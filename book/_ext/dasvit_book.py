@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from bookcache import cache_path, fingerprint
+from claims import lines_of
 from docutils import nodes
 from docutils.statemachine import StringList
 from policy import protect
@@ -143,6 +144,20 @@ class RecordedResults(SphinxDirective):
         return [found]
 
 
+class Claims(SphinxDirective):
+    """A part of the claims of the papers, made again when they or the results have changed."""
+
+    required_arguments = 1
+
+    def run(self):
+        for path in (ROOT / "book" / "claims.yml", *results()):
+            self.env.note_dependency(str(path))
+        found = nodes.container(classes=["recorded"])
+        lines = StringList(lines_of(self.arguments[0]), source="claims")
+        self.state.nested_parse(lines, self.content_offset, found)
+        return [found]
+
+
 def _keep_colons(self):
     """Napoleon takes what precedes a colon in an attribute's docstring for its type; here it is prose."""
     return "", self._dedent(self._consume_to_end())
@@ -151,6 +166,7 @@ def _keep_colons(self):
 def setup(app):
     GoogleDocstring._consume_inline_attribute = _keep_colons
     app.add_directive("recorded-results", RecordedResults)
+    app.add_directive("claims", Claims)
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
     app.connect("env-check-consistency", _number_as_the_paper)
