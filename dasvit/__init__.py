@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # the table below, for type checkers
     from .encoder import build, genotypes
     from .exporting import export
     from .fairness import FairnessSettings, fairness_term
+    from .predicting import Classifier
+    from .proposal import Proposal, propose
     from .relaxation import Supernet, derive, prune
     from .retraining import RetrainResult, RetrainSettings, evaluate, retrain
     from .search_settings import SearchSettings
@@ -46,6 +48,8 @@ _HOME = {
     "zoo": ["audit"],
     "timm_model": ["DASViT"],
     "exporting": ["export"],
+    "proposal": ["Proposal", "propose"],
+    "predicting": ["Classifier"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

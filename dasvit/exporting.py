@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 
+from .data.sizes import pair
 from .engine.runs import unwritable
 from .retraining import load_trained
 from .timm_model import NAME, DASViT
@@ -80,8 +81,11 @@ def _safetensors(model: DASViT, images: dict[str, Any], out: Path) -> None:
 
 
 def _timm(model: DASViT, images: dict[str, Any], out: Path) -> None:
-    size = model.image_size
-    preparation = {"input_size": (model.in_channels, size, size), "crop_pct": 1.0, "interpolation": "bilinear"}
+    preparation = {
+        "input_size": (model.in_channels, *pair(model.image_size)),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+    }
     preparation |= {k: images[k] for k in ("mean", "std")}
     labels = {"label_names": images["label_names"]}
     save_for_hf(model, str(out), labels, model.arguments, safe_serialization=True, data_config=preparation)
@@ -93,7 +97,7 @@ def _onnx(model: DASViT, images: dict[str, Any], out: Path) -> None:
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
         raise ValueError(f"{error.name} is missing: pip install onnx onnxscript") from None
-    example = torch.zeros(2, model.in_channels, model.image_size, model.image_size)
+    example = torch.zeros(2, model.in_channels, *pair(model.image_size))
     batch = ({0: torch.export.Dim("batch")},)
     program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=batch, verbose=False)
     assert program is not None

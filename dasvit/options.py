@@ -38,39 +38,6 @@ class Retrain:
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Evaluate a retrained network on the test images."""
-
-    run: Path = field(metadata=BY_PLACE)
-    """A run directory of dasvit retrain."""
-    json: bool = False
-    """Print JSON."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a retrained network for use elsewhere."""
-
-    run: Path = field(metadata=BY_PLACE)
-    """A run directory of dasvit retrain."""
-    format: str
-    """safetensors: a folder for DASViT.from_pretrained; timm: a folder for timm.create_model("local-dir:FOLDER",
-    pretrained=True); onnx: a file, batch size free, images normalised as its metadata say."""
-    out: Path
-    """The folder or file; must not exist."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Draw an encoder as a graph."""
-
-    genotype: str = field(metadata=BY_PLACE)
-    """A genotype file, or the name of a published encoder."""
-    output: Path = field(metadata={"short": ("-o",)})
-    """The figure; its suffix chooses the format, e.g. .svg, .png or .pdf."""
-
-
-@dataclass(frozen=True)
 class Complexity:
     """Count parameters and multiply-accumulates of a network for one image."""
 

@@ -18,8 +18,10 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from .checks import check_sizes, check_training
+from .calibration import calibration_error, fit_temperature
+from .checks import check_image, check_sizes, check_training
 from .data.images import Batch, ImageSet
+from .data.sizes import ImageSize, as_size, read_size
 from .data.sources import Data, DataSettings, hold_out, load_data
 from .encoder import build, resolve
 from .engine.checkpoint import expect
@@ -41,6 +43,8 @@ from .vit import Init, VisionTransformer, weight_groups
 
 ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_loss"), float)
 """What is logged of an epoch, and what else with validation images."""
+RESULT, PREPARATION = "result.json", "preparation"
+"""The file of a run directory with what it came to, and its part that says how images are prepared."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class RetrainSettings:
     """The name of a published encoder or of the baseline, vit_b16, or a genotype as JSON; flags also take its file."""
     data: DataSettings = field(default_factory=DataSettings)
     """The images."""
-    image_size: int = 8
-    """Side in pixels that images are resized to."""
+    image_size: ImageSize = field(default=8, metadata={"read": read_size})
+    """Side in pixels that images are resized to, or height and width: 64 or 48,64."""
     patch_size: int = 2
     """Side of a patch in pixels."""
     dim: int = 48
@@ -80,7 +84,7 @@ class RetrainSettings:
     erase: float = 0.0
     """Probability of erasing a rectangle."""
     val_share: float = 0.1
-    """Share of the training images set apart for validation, which every choice is made by; 0 trains on all."""
+    """Share of the training images set apart for validation, unless there are such; 0 trains on all."""
     seed: int = 0
     """Seed of the weights, and of what --order-seed draws unless it is given."""
     order_seed: int | None = None
@@ -94,7 +98,8 @@ class RetrainSettings:
         check_training(self.batch_size, self.lr, self.weight_decay)
         check_seed(self.seed)
         check_seed(self.ordering, "order_seed")
-        check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim, depth=self.depth)
+        check_image(self.image_size, self.patch_size)
+        check_sizes(dim=self.dim, depth=self.depth)
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")
         if self.epochs < 1 or not 0 <= self.warmup_epochs < self.epochs:
@@ -123,8 +128,8 @@ class RetrainResult:
 
     Args:
         model: The trained network.
-        accuracy: On the test set, which is looked at once, at the end: ``top1``, ``top5`` in [0, 1], ``loss``.
-        history: A row for each epoch, with ``val_top1``, ``val_top5``, ``val_loss`` on the validation images.
+        accuracy: The :func:`measures` on the test set, which is looked at once, at the end.
+        history: A row for each epoch, with ``val_top1`` and the other :func:`measures` on the validation images.
         predictions: The class that each test image is taken for.
     """
 
@@ -159,6 +164,7 @@ class Retraining:
         fabric: Device and precision.
         network: What to train; by default what the settings describe.
         loss: See :func:`retrain`.
+        val: Validation images of their own, for which none of ``images`` are set apart.
     """
 
     title = "retraining"
@@ -170,9 +176,11 @@ class Retraining:
         fabric: Fabric,
         network: VisionTransformer | None = None,
         loss: Loss | None = None,
+        val: ImageSet | None = None,
     ) -> None:
         self.settings, self.fabric = settings, fabric
-        self.images, self.val = set_apart(settings, images.to(fabric.device))
+        own = val.to(fabric.device) if val is not None else None
+        self.images, self.val = set_apart(settings, images.to(fabric.device), own)
         self.epochs, self.steps = settings.epochs, len(self.images) // settings.batch_size
         seed_everything(derive(settings.seed, "weights"), verbose=False)
         self.network = make_network(settings, images) if network is None else network
@@ -236,13 +244,23 @@ def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransform
     )
 
 
-def set_apart(settings: RetrainSettings, images: ImageSet) -> tuple[ImageSet, ImageSet | None]:
+def set_apart(
+    settings: RetrainSettings, images: ImageSet, own: ImageSet | None = None
+) -> tuple[ImageSet, ImageSet | None]:
     """Return the images that are trained on, and those for validation.
+
+    Args:
+        settings: Of the retraining.
+        images: The training images.
+        own: Validation images that came apart; they are taken unless the settings want none.
 
     Raises:
         ValueError: If there are too few.
     """
-    train, val = hold_out(images, settings.val_share, settings.data.split_seed)
+    share = settings.val_share if own is None else 0.0
+    train, val = hold_out(images, share, settings.data.split_seed)
+    if settings.val_share and own is not None:
+        val = own
     if len(train) < settings.batch_size:
         apart = f", {len(val)} more are for validation" if val is not None else ""
         raise ValueError(f"batch_size {settings.batch_size} is more than the {len(train)} training images{apart}")
@@ -253,7 +271,7 @@ def set_apart(settings: RetrainSettings, images: ImageSet) -> tuple[ImageSet, Im
 def classify(
     model: nn.Module,
     images: ImageSet,
-    image_size: int,
+    image_size: ImageSize,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
 ) -> tuple[Float[Tensor, " n *classes"], Int[Tensor, " n"]]:
@@ -262,7 +280,7 @@ def classify(
     Args:
         model: Maps normalised images to logits; put in evaluation mode, and back.
         images: The set.
-        image_size: Side in pixels that the images are resized to.
+        image_size: Size in pixels that the images are resized to.
         device: Where the model is.
         batch_size: Images at a time.
     """
@@ -275,25 +293,54 @@ def classify(
 
 
 def measures(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> dict[str, float]:
-    """Return ``top1`` and ``top5`` accuracy in [0, 1] and the mean cross-entropy ``loss``."""
+    """Return ``top1``, ``top5`` and ``balanced`` accuracy in [0, 1] and the mean cross-entropy ``loss``.
+
+    The balanced accuracy is the mean over the classes of the share of their images that are taken for what they are: to
+    call everything by the most frequent class's name does not pay. Classes without an image do not count.
+    """
     classes = logits.shape[1]
 
     def top(k: int) -> float:
         k = min(k, classes - 1)  # among as many classes as there are, every answer is right
         return float((logits.topk(k).indices == labels[:, None]).any(dim=1).float().mean())
 
-    return {"top1": top(1), "top5": top(5), "loss": float(F.cross_entropy(logits, labels))}
+    counts = labels.bincount(minlength=classes)
+    right = labels[logits.argmax(dim=1) == labels].bincount(minlength=classes)
+    balanced = float((right / counts)[counts > 0].mean())
+    return {"top1": top(1), "top5": top(5), "balanced": balanced, "loss": float(F.cross_entropy(logits, labels))}
 
 
 def evaluate(
     model: nn.Module,
     images: ImageSet,
-    image_size: int,
+    image_size: ImageSize,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
 ) -> dict[str, float]:
     """Return the :func:`measures` of a model over a set of images; its arguments are those of :func:`classify`."""
     return measures(*classify(model, images, image_size, device, batch_size))
+
+
+def prepare(model: nn.Module, settings: RetrainSettings, data: Data, device: torch.device | str) -> dict[str, Any]:
+    """Return as plain data how images are prepared for a network, and the temperature of its probabilities.
+
+    Args:
+        model: The trained network.
+        settings: Of its training.
+        data: Its images; the temperature is fitted on those for validation, without such it is 1.
+        device: Where the model is.
+    """
+    _, val = set_apart(settings, data.train, data.val)
+    told: dict[str, Any] = {"temperature": 1.0, "calibration": None}
+    if val is not None:
+        logits, labels = (x.cpu() for x in classify(model, val.to(device), settings.image_size, device))
+        temperature = fit_temperature(logits, labels)
+        errors = [calibration_error((logits / t).softmax(1), labels) for t in (1.0, temperature)]
+        calibration = {"images": len(labels), "error_before": errors[0], "error_after": errors[1]}
+        told = {"temperature": temperature, "calibration": calibration}
+    images = data.test.images
+    size = as_size(*images.shape[-2:]) if isinstance(images, Tensor) else images.size
+    return {"classes": data.train.classes, "mean": data.train.mean, "std": data.train.std, "decoded": size, **told}
 
 
 def retrain(
@@ -307,7 +354,7 @@ def retrain(
 ) -> RetrainResult:
     """Train a network from scratch on the training images, and evaluate it on the test images, once, at the end.
 
-    Its accuracy there and the class it takes each image for go to ``result.json``.
+    Its accuracy there, the class it takes each image for, and how images are prepared for it go to ``result.json``.
 
     Args:
         settings: Everything it depends on.
@@ -338,12 +385,14 @@ def retrain(
         check_logged = partial(check_row, [{"epoch": epoch} for epoch in range(settings.epochs)], logged)
         state = fabric.broadcast(run.load(check, check_logged) if run is not None and resume else None)
         history = run.history() if run is not None else []
-        job = Retraining(settings, data.train, fabric, loss=loss)
+        job = Retraining(settings, data.train, fabric, loss=loss, val=data.val)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)
         logits, labels = classify(job.model, data.test.to(fabric.device), settings.image_size, fabric.device)
         accuracy, predictions = measures(logits, labels), logits.argmax(dim=1).cpu()
+        preparation = prepare(job.model, settings, data, fabric.device)
         if run is not None:
-            run.write("result.json", {**accuracy, "images": len(labels), "predictions": predictions.tolist()})
+            answers = {"images": len(labels), "predictions": predictions.tolist(), "labels": labels.tolist()}
+            run.write(RESULT, {**accuracy, **answers, PREPARATION: preparation})
     return RetrainResult(job.network, accuracy, history, predictions)
 
 
@@ -353,7 +402,7 @@ def check_data(settings: RetrainSettings, data: Data) -> None:
     Raises:
         ValueError: If they do not.
     """
-    set_apart(settings, data.train)
+    set_apart(settings, data.train, data.val)
     if data.train.classes != data.test.classes:
         raise ValueError("training and test set differ in their classes: give both the same class folders")
     with torch.device("meta"):
@@ -370,7 +419,7 @@ def check_checkpoint(settings: RetrainSettings, data: Data, state: Mapping[str, 
         network = make_network(settings, data.train)
     optimizer = moments(weight_groups(network, settings.weight_decay), state["job"]["optimizer"])
     job = {"network": network.state_dict(), "optimizer": optimizer, "schedule": dict}
-    train, _ = set_apart(settings, data.train)
+    train, _ = set_apart(settings, data.train, data.val)
     check_state(state, job, epochs=settings.epochs, steps=len(train) // settings.batch_size)
 
 

@@ -21,6 +21,7 @@ from .engine.hardware import make_fabric
 from .engine.loop import check_row, check_state, moments, run_epochs
 from .engine.runs import CheckRow, Run
 from .engine.seeds import derive
+from .objective import Heading
 from .plan import joint_fits
 from .relaxation import Candidates, Supernet, check_candidates, prune
 from .search_settings import METHODS as METHODS
@@ -192,6 +193,7 @@ def search(
     halves = draw_halves(settings, images.to(fabric.device))
     if len(halves[0]) < settings.batch_size:
         raise ValueError(f"batch_size {settings.batch_size} is more than half the {len(images)} training images")
+    Heading(settings, images)
     with torch.device("meta"):  # what does not fit together fails here, before anything is written
         make_supernet(settings, 0, candidates, images)
     opened = None
@@ -213,7 +215,7 @@ def search(
             supernet = stage.supernet
             number, state = number + 1, None
             if number == len(settings.stages):
-                return SearchResult(supernet.genotype(), history, supernet)
+                return SearchResult(stage.heading.genotype(supernet), history, supernet)
             alpha_now = supernet.alpha.detach()
             candidates, columns = prune(alpha_now, candidates, settings.stages[number][1])
             survived = alpha_now.gather(1, torch.tensor(columns, device=fabric.device))

@@ -14,7 +14,7 @@ from dasvit.data.sources import hold_out
 from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.seeds import derive
-from dasvit.retraining import Retraining, load_trained
+from dasvit.retraining import Retraining, load_trained, measures
 
 module = sys.modules["dasvit.retraining"]
 
@@ -187,3 +187,11 @@ def test_what_does_not_fit_is_said_before_anything_is_written(few_digits, tmp_pa
         with pytest.raises(ValueError, match=words):
             retrain(replace(QUICK, **change), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_balanced_accuracy_gives_every_class_the_same_weight():
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    always_first = torch.tensor([[1.0, 0.0, 0.0]]).expand(10, 3)
+    found = measures(always_first, labels)
+    assert found["top1"] == pytest.approx(0.8)
+    assert found["balanced"] == pytest.approx(0.5)  # the class without an image does not count

@@ -40,7 +40,7 @@ class _Looking:
     right: Bool[Tensor, "g images"]
 
     def __init__(self, settings: LandscapeSettings, data: Data, device: torch.device) -> None:
-        _, val = set_apart(settings.recipe, data.train)
+        _, val = set_apart(settings.recipe, data.train, data.val)
         assert val is not None
         self.last, self.size, self.device = settings.recipe.epochs - 1, settings.recipe.image_size, device
         self.parts = {"val": val.to(device), "test": data.test.to(device)}
@@ -107,7 +107,7 @@ class BankTraining:
         if recipe.mixup or recipe.cutmix or recipe.erase:
             raise ValueError("mixup, cutmix and erase are not for banks: train one encoder at a time")
         self.fabric = make_fabric(recipe.hardware)
-        train, _ = set_apart(recipe, data.train)
+        train, _ = set_apart(recipe, data.train, data.val)
         self.images = train.to(self.fabric.device)
         self.epochs, self.steps = recipe.epochs, len(train) // recipe.batch_size
         networks = []
