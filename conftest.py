@@ -74,6 +74,8 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
     "landscape": True,
     "landscape_benchmark": False,
     "cli": False,
+    "own_images": False,
+    "objective": True,
     "rendered": False,
     "tf_search": False,
     "golden": True,

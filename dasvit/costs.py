@@ -175,7 +175,7 @@ def read_table(text: str, shape: Shape) -> dict[str, float]:
     with refusing("latency table"):
         told = json.loads(text)
         expect(told["format"], range(TABLE, TABLE + 1), "format")
-        for name, wanted in (("tokens", shape.tokens), ("dim", shape.dim)):
+        for name, wanted in (("tokens", shape.tokens), ("dim", shape.dim), ("depth", shape.depth)):
             if told[name] != wanted:
                 raise ValueError(f"it is for {name} {told[name]}, this search has {wanted}: measure again")
         for name, seconds in told["seconds"].items():

@@ -68,19 +68,19 @@ class Classifier:
 
     @classmethod
     def load(cls, run_dir: str | Path, device: torch.device | str = "cpu") -> Classifier:
-        """Return the network of a retraining; the images that it was trained on are not needed, unless it is old.
+        """Return the network of a retraining; of one that is finished the images are not needed any more.
 
         Raises:
-            ValueError: If the directory holds no finished retraining.
+            ValueError: If the directory holds no retraining, or none that has saved anything.
         """
         run = Run(Path(run_dir))
         settings: RetrainSettings = from_plain(RetrainSettings, run.settings("retrain"))
         path = run.path / RESULT
-        if not path.exists():
-            raise ValueError(f"{run_dir} has no {RESULT}: let the retraining finish, add --resume")
-        with refusing(str(path)):
-            preparation = json.loads(path.read_text()).get(PREPARATION)
-        if preparation is None:  # it is from before it was kept there
+        preparation = None
+        if path.exists():
+            with refusing(str(path)):
+                preparation = json.loads(path.read_text()).get(PREPARATION)
+        if preparation is None:  # it is not finished, or from before this was kept
             network, settings, data = load_trained(run_dir)
             return cls(network, settings, prepare(network, settings, data, "cpu"), device)
         with refusing(f"{path}: {PREPARATION}"):

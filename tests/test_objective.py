@@ -176,10 +176,10 @@ def test_an_encoder_that_must_attend_does(few_digits):
 
 
 def test_a_table_of_another_shape_is_refused():
-    table = json.dumps({"format": 1, "tokens": 7, "dim": 48, "seconds": {"trunk": 1e-3}})
+    table = json.dumps({"format": 1, "tokens": 7, "dim": 48, "depth": 3, "seconds": {"trunk": 1e-3}})
     with pytest.raises(ValueError, match="latency table cannot be used: it is for dim 48, this search has 24: measure"):
         operation_cost(Operation.parse("msa:4"), "latency", SHAPE, table)
-    table = json.dumps({"format": 1, "tokens": 7, "dim": 24, "seconds": {"trunk": 1e-3}})
+    table = json.dumps({"format": 1, "tokens": 7, "dim": 24, "depth": 3, "seconds": {"trunk": 1e-3}})
     with pytest.raises(ValueError, match="latency table has no time of msa:4: measure again with it"):
         operation_cost(Operation.parse("msa:4"), "latency", SHAPE, table)
 
