@@ -164,7 +164,7 @@ def _search(arguments: list[str]) -> None:
     settings = METHODS[given.method](changed(stored or _preset(SEARCH, "search", given.preset, changes), changes))
     data = load_data(settings.data, image_size=settings.image_size)
     try:
-        result = search(settings, data, given.out, resume=given.resume, progress=True)
+        result = search(settings, data, given.out, resume=given.resume, progress=True, logger=given.logger)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -187,7 +187,7 @@ def _retrain(arguments: list[str]) -> None:
     stored = _stored(RetrainSettings, "retrain", given) if given.preset is None else None
     settings = changed(stored or _preset(RETRAIN, "retrain", given.preset, changes), changes)
     data = load_data(settings.data, image_size=settings.image_size)
-    result = retrain(settings, data, given.out, resume=given.resume, progress=True)
+    result = retrain(settings, data, given.out, resume=given.resume, progress=True, logger=given.logger)
     rank_zero_only(using.print_accuracy)(result.accuracy, len(data.test))
 
 

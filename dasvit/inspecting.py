@@ -13,11 +13,14 @@ from torch import Tensor
 from .data.images import Fit, ImageSet, colours, fitted, opened
 from .data.sizes import ImageSize
 from .data.sources import load_data
+from .encoder import resolve
 from .engine.checkpoint import expect
 from .engine.runs import Run, from_plain
 from .relaxation import Supernet
+from .retrain_settings import RetrainSettings
 from .search_settings import SearchSettings
 from .searching import make_supernet, parse_candidates
+from .space import Genotype
 from .vit import VisionTransformer
 
 
@@ -41,6 +44,30 @@ def load_supernet(run_dir: str | Path) -> tuple[Supernet, SearchSettings, ImageS
     state = run.peek(check)
     made[0].load_state_dict(state["job"]["supernet"])
     return made[0].eval(), settings, images
+
+
+def inherited(settings: RetrainSettings, images: ImageSet) -> VisionTransformer | None:
+    """Return the network that a retraining is to start from, with the weights of a search's supernet; or nothing.
+
+    Raises:
+        ValueError: If the search had other sizes, classes or depth, or lacks an operation of the encoder.
+    """
+    if settings.init_from is None:
+        return None
+    supernet, searched, found = load_supernet(settings.init_from)
+    genotype = resolve(settings.genotype)
+    if not isinstance(genotype, Genotype):
+        raise ValueError(f"init_from: {genotype} is the plain transformer, which no supernet has the weights of")
+    wanted = {name: getattr(settings, name) for name in ("image_size", "patch_size", "dim")}
+    there = {name: getattr(searched, name) for name in wanted}
+    wanted |= {"depth": settings.depth, "classes": images.classes, "channels": images.channels}
+    there |= {"depth": len(supernet.layers), "classes": found.classes, "channels": found.channels}
+    if differing := [name for name in wanted if wanted[name] != there[name]]:
+        told = ", ".join(f"{name} {there[name]!r:.60}" for name in differing)
+        raise ValueError(f"init_from: the supernet in {settings.init_from} has {told}: use the same")
+    network = supernet.extract(genotype)
+    network.class_token_last = True
+    return network.train()
 
 
 def read_images(

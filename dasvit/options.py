@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from .engine.flags import BY_PLACE
 
@@ -23,6 +24,8 @@ class Search:
     """dasvit, or darts: one stage at the last depth, every token, no fairness term."""
     resume: bool = False
     """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
+    logger: Literal["csv", "tensorboard"] | None = None
+    """Log the rows of metrics.jsonl also as a table, or for TensorBoard, in a folder of this name in --out."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Retrain:
     """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
     resume: bool = False
     """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
+    logger: Literal["csv", "tensorboard"] | None = None
+    """Log the rows of metrics.jsonl also as a table, or for TensorBoard, in a folder of this name in --out."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,16 @@ from .data.sizes import ImageSize, pair
 from .data.sources import is_image
 from .engine.checkpoint import expect, refusing
 from .engine.runs import Run, from_plain
-from .retraining import PREPARATION, RESULT, RetrainSettings, classify, load_trained, make_network, prepare
+from .retraining import (
+    PREPARATION,
+    RESULT,
+    RetrainSettings,
+    classify,
+    load_trained,
+    load_weights,
+    make_network,
+    prepare,
+)
 
 BATCH = 64  # images decoded and classified at a time
 
@@ -85,8 +94,7 @@ class Classifier:
             return cls(network, settings, prepare(network, settings, data, "cpu"), device)
         with refusing(f"{path}: {PREPARATION}"):
             network = make_network(settings, _unseen(preparation))
-            state = run.peek(lambda state: expect(state["job"]["network"], network.state_dict(), "job.network"))
-            network.load_state_dict(state["job"]["network"])
+            load_weights(network, settings, run)
             return cls(network, settings, preparation, device)
 
     def __call__(self, image: str | Path) -> dict[str, float]:

@@ -35,6 +35,9 @@ class EncoderLayer(nn.Module):
         mlp_ratio: Hidden width of the MLP as a multiple of ``dim``.
         attention: Called as ``attention(dim, num_heads)``; returns the attention, a module on tokens.
         norm: Called as ``norm(dim)``; returns the normalisation of a token.
+
+    Attributes:
+        drop_path: What the output of attention and MLP goes through.
     """
 
     def __init__(
@@ -50,16 +53,17 @@ class EncoderLayer(nn.Module):
         self.attn = attention(dim, num_heads)
         self.norm2 = norm(dim)
         self.mlp = Mlp(dim, mlp_ratio)
+        self.drop_path: nn.Module = nn.Identity()
 
     def forward(
         self, x_prev_prev: Float[Tensor, "b n d"], x_prev: Float[Tensor, "b n d"], *, first: int | None = None
     ) -> Float[Tensor, "b m d"]:
         """Transform ``x_prev``, or only its ``first`` tokens; the layer before the last one is not looked at."""
         if first is None:
-            x = x_prev + self.attn(self.norm1(x_prev))
+            x = x_prev + self.drop_path(self.attn(self.norm1(x_prev)))
         else:
-            x = x_prev[:, :first] + self.attn(self.norm1(x_prev), first)
-        return x + self.mlp(self.norm2(x))
+            x = x_prev[:, :first] + self.drop_path(self.attn(self.norm1(x_prev), first))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class VisionTransformer(nn.Module):

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .policies import MAX_REPEATS, make_policy, rand_augment, repeated
 from .sizes import ImageSize, as_size, pair, told
 
 MAX_ASPECT = 100  # of an image: by the short side it is resized, and a line would become enormous
@@ -41,8 +42,16 @@ class Augmentation:
     """Shift training images by up to this share of their shorter side."""
     min_crop: float = 1.0
     """Crop training images to at least this share of their area."""
+    rand_augment: str = ""
+    """RandAugment of timm, as it is configured there, e.g. rand-m9-mstd0.5; by default off."""
+    repeats: int = 1
+    """See an image so many times in a batch, each time distorted otherwise, and others not in this epoch."""
 
     def __post_init__(self) -> None:
+        if self.rand_augment:
+            make_policy(self.rand_augment, (0.5,))
+        if not 1 <= self.repeats <= MAX_REPEATS:
+            raise ValueError(f"repeats {self.repeats} is outside 1 to {MAX_REPEATS}: 1 sees each image once")
         if not 0 <= self.shift < 1:
             raise ValueError(f"shift {self.shift} is outside [0, 1): 0.125 shifts by up to an eighth of the side")
         if not 0 < self.min_crop <= 1:
@@ -292,13 +301,23 @@ class ImageSet:
         if seed is None:
             order, count = torch.arange(len(self)), math.ceil(len(self) / batch_size)
         else:
-            order = torch.randperm(len(self), generator=_generator(seed, epoch, 0))
+            drawn = _generator(seed, epoch, 0)
+            repeats = 1 if augmentation is None else augmentation.repeats
+            once = repeats == 1
+            order = (
+                torch.randperm(len(self), generator=drawn)
+                if once
+                else repeated(len(self), repeats, drawn.initial_seed())
+            )
             count = len(self) // batch_size
         self._check_shape(image_size)
         which, of = part
         chunks = [order[i * batch_size : (i + 1) * batch_size].tensor_split(of)[which] for i in range(start, count)]
         mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         for number, (index, images) in enumerate(zip(chunks, self._gather(chunks), strict=True), start):
+            if augmentation is not None and seed is not None and augmentation.rand_augment:
+                key = (seed, epoch, 1 + number, which * len(images))
+                images = rand_augment(images, augmentation.rand_augment, self.mean, key)
             x = images.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
             if augmentation is None or seed is None:
                 x = resize(x, image_size)
@@ -355,7 +374,7 @@ def distort(
         generator: Source of randomness, on the CPU.
         part: ``x`` is part ``i`` of ``n`` equal ones of a batch, ``(i, n)``, and distorted as it would be in it.
     """
-    if augmentation == Augmentation():
+    if replace(augmentation, rand_augment="", repeats=1) == Augmentation():
         return resize(x, size)
     which, of = part
     n, (height, width) = len(x) * of, x.shape[-2:]

@@ -82,6 +82,9 @@ class Run:
 
     Args:
         path: The directory.
+
+    Attributes:
+        on_row: Called with each row that is logged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,6 +92,7 @@ class Run:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self._free: Callable[[], Any] = lambda: None
+        self.on_row: Callable[[Mapping[str, Any]], None] = lambda _: None
 
     @classmethod
     def open(cls, path: str | Path, command: str, settings: Any, *, resume: bool = False) -> Run:
@@ -218,6 +222,7 @@ class Run:
         """
         with writing(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        self.on_row(row)
 
     def history(self) -> list[dict[str, Any]]:
         """Return the objects logged so far, up to the first line that a fault left unreadable or half-written."""
