@@ -89,6 +89,7 @@ def _dispatch(arguments: list[str]) -> None:
         "export": (using.export, "hand a retrained network to timm, the Hugging Face hub or ONNX"),
         "draw": (using.draw, "draw an encoder, α over time, kept tokens or attention on photographs"),
         "complexity": (_complexity, "parameters and multiply-accumulates"),
+        "front": (costing.front, "retrainings by cost and accuracy, in one figure"),
         "latency": (costing.latency, "measure operations, for a search that heads for a time"),
         "table1": (_table1, "the paper's Table I, printed against counted"),
         "score": (_score, "rank a network without training it"),

@@ -227,6 +227,25 @@ def plot_history(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def plot_front(rows: Sequence[tuple[str, float, float, bool]], cost: str) -> Figure:
+    """Plot accuracy by cost, and a line through those that no other one beats in both.
+
+    Args:
+        rows: Name, cost, accuracy in [0, 1], whether it is on the front; the cheapest first.
+        cost: What the cost is, for the axis.
+    """
+    figure = Figure(layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter([c for _, c, _, best in rows if not best], [100 * a for *_, a, best in rows if not best], color=BLUE)
+    front = [(c, 100 * a) for _, c, a, best in rows if best]
+    axes.plot(*zip(*front, strict=True), "o-", color=ORANGE, label="no other is better in both")
+    for name, c, a, _ in rows:
+        axes.annotate(name, (c, 100 * a), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.set(xlabel=cost, ylabel="balanced accuracy on validation images (%)")
+    axes.legend(fontsize=8)
+    return figure
+
+
 def plot_confusion(counts: Int[Tensor, "classes classes"], classes: Sequence[str]) -> Figure:
     """Show how many images of each class (rows) are taken for each (columns)."""
     side = 2.0 + 0.35 * len(classes)

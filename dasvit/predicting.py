@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -69,7 +68,7 @@ class Classifier:
     ) -> None:
         self.settings, self.device = settings, device
         self.network = network.eval().to(device)
-        self.images = _unseen(preparation)
+        self.images = unseen(preparation)
         self.classes = self.images.classes
         decoded = preparation["decoded"]
         self.decoded: ImageSize = decoded if isinstance(decoded, int) else (decoded[0], decoded[1])
@@ -84,16 +83,12 @@ class Classifier:
         """
         run = Run(Path(run_dir))
         settings: RetrainSettings = from_plain(RetrainSettings, run.settings("retrain"))
-        path = run.path / RESULT
-        preparation = None
-        if path.exists():
-            with refusing(str(path)):
-                preparation = json.loads(path.read_text()).get(PREPARATION)
+        preparation = run.read(RESULT, PREPARATION)
         if preparation is None:  # it is not finished, or from before this was kept
             network, settings, data = load_trained(run_dir)
             return cls(network, settings, prepare(network, settings, data, "cpu"), device)
-        with refusing(f"{path}: {PREPARATION}"):
-            network = make_network(settings, _unseen(preparation))
+        with refusing(f"{run.path / RESULT}: {PREPARATION}"):
+            network = make_network(settings, unseen(preparation))
             load_weights(network, settings, run)
             return cls(network, settings, preparation, device)
 
@@ -143,7 +138,7 @@ class Classifier:
             return str(error)
 
 
-def _unseen(preparation: Mapping[str, Any]) -> ImageSet:
+def unseen(preparation: Mapping[str, Any]) -> ImageSet:
     """Return a set without images, which says how such are prepared.
 
     Raises:

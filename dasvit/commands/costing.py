@@ -1,13 +1,14 @@
-"""The command that measures operations: latency (own objective)."""
+"""Commands about cost: latency, front (own objective)."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ..data.sizes import ImageSize, read_size
-from ..engine.flags import parse
+from ..engine.flags import BY_PLACE, parse
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,38 @@ class Latency:
     """Images at a time; what is told is the time of one."""
     checks: int = 10
     """Whole networks that are measured, to tell how far the table is from the truth."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """Draw retrainings by cost and validation accuracy, and which of them no other one beats in both."""
+
+    runs: tuple[Path, ...] = field(metadata=BY_PLACE)
+    """Run directories of dasvit retrain."""
+    output: Path = field(metadata={"short": ("-o",)})
+    """The figure; its suffix chooses the format, e.g. .svg, .png or .pdf."""
+    cost: Literal["params", "macs"] = "macs"
+    """What networks are weighed by."""
+    json: bool = False
+    """Print JSON."""
+
+
+def front(arguments: list[str]) -> None:
+    """Run ``dasvit front``."""
+    from ..costs import UNITS
+    from ..front import gather
+    from ..plot import plot_front, save_figure
+
+    given, _ = parse("front", arguments, Front)
+    rows = gather(given.runs, given.cost)
+    figure = plot_front([(row.run.name, row.cost, row.accuracy, row.best) for row in rows], UNITS[given.cost])
+    save_figure(figure, given.output)
+    if given.json:
+        print(json.dumps([row._asdict() | {"run": str(row.run)} for row in rows]))
+        return
+    for row in rows:
+        mark = "*" if row.best else " "
+        print(f"{mark} {row.cost:>15,.0f} {UNITS[given.cost]}  {100 * row.accuracy:6.2f} %  {row.run}")
 
 
 def latency(arguments: list[str]) -> None:

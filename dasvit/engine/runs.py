@@ -224,6 +224,18 @@ class Run:
             file.write(json.dumps(row) + "\n")
         self.on_row(row)
 
+    def read(self, name: str, part: str) -> Any:
+        """Return a part of a JSON file of the run; nothing if the file or the part is not there.
+
+        Raises:
+            ValueError: If the file is no JSON object.
+        """
+        path = self.path / name
+        if not path.exists():
+            return None
+        with refusing(str(path)):
+            return json.loads(path.read_text()).get(part)
+
     def history(self) -> list[dict[str, Any]]:
         """Return the objects logged so far, up to the first line that a fault left unreadable or half-written."""
         if not self.metrics.exists():
