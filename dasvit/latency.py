@@ -53,7 +53,8 @@ def measure(
         device: Where.
 
     Returns:
-        The table: ``seconds`` of an image by operation and of the ``"trunk"``; ``checked``, a row for each network.
+        What is written as JSON, with ``seconds`` of an image by operation and of the ``"trunk"``, and in ``checked`` a
+        row for each network.
     """
     shape = Shape(1 + count_patches(image_size, patch_size), dim, depth, in_channels * patch_size**2, num_classes)
     sizes: dict[str, Any] = {"image_size": image_size, "patch_size": patch_size, "in_channels": in_channels}

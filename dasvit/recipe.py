@@ -5,7 +5,6 @@ All are off by default (chapter 7).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -24,10 +23,8 @@ from .data.images import ImageSet
 from .encoder import Cell
 from .engine.hardware import place
 from .retrain_settings import RetrainSettings
+from .search_stage import Loss
 from .vit import EncoderLayer, VisionTransformer
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""A scalar from logits and targets."""
 
 
 class Recipe:

@@ -328,9 +328,9 @@ def retrain(
             run.on_row = follow(logger, run.path, history)
         job = Retraining(settings, data.train, fabric, start, loss, data.val)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)
+        preparation = prepare(job.evaluated, settings, data, fabric.device)
         logits, labels = classify(job.evaluated, data.test.to(fabric.device), settings.image_size, fabric.device)
         accuracy, predictions = measures(logits, labels), logits.argmax(dim=1).cpu()
-        preparation = prepare(job.evaluated, settings, data, fabric.device)
         if run is not None:
             answers = {"images": len(labels), "predictions": predictions.tolist(), "labels": labels.tolist()}
             run.write(RESULT, {**accuracy, **answers, PREPARATION: preparation})

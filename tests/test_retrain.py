@@ -44,7 +44,7 @@ def test_the_test_images_are_looked_at_once_at_the_end(few_digits, monkeypatch):
     *validation, test = seen
     assert torch.equal(test, few_digits.test.images)
     train, val = hold_out(few_digits.train, 0.1, seed=0)
-    assert len(validation) == QUICK.epochs
+    assert len(validation) == QUICK.epochs + 1  # once more for the temperature
     assert all(torch.equal(images, val.images) for images in validation)
     assert torch.equal(Retraining(QUICK, few_digits.train, make_fabric(QUICK.hardware)).images.images, train.images)
     assert {"val_top1", "val_top5", "val_loss"} <= result.history[-1].keys()
@@ -170,6 +170,8 @@ def test_a_trained_network_comes_back_from_its_run(tmp_path):
     assert evaluate(network, again.test, 8) == result.accuracy
     kept = json.loads((tmp_path / "run" / "result.json").read_text())
     assert kept.pop("predictions") == result.predictions.tolist()
+    assert kept.pop("labels") == data.test.labels.tolist()
+    assert kept.pop("preparation")["classes"] == list(data.train.classes)
     assert kept == result.accuracy | {"images": 50}
     assert result.accuracy["top1"] == pytest.approx((result.predictions == data.test.labels).double().mean())
     assert Genotype.from_json((tmp_path / "run" / "genotype.json").read_text())

@@ -46,6 +46,7 @@ LINKS = {
     "matplotlib.figure.Figure": "https://matplotlib.org/stable/api/figure_api.html",
     "huggingface_hub.hub_mixin.PyTorchModelHubMixin": HUB + "mixins#huggingface_hub.PyTorchModelHubMixin",
     "lightning_fabric.Fabric": "https://lightning.ai/docs/fabric/stable/api/fabric_methods.html",
+    "timm.utils.model_ema.ModelEmaV3": "https://github.com/huggingface/pytorch-image-models",
     "pathlib.Path": PYTHON + "pathlib.html#pathlib.Path",
     "random.Random": PYTHON + "random.html#random.Random",
     "dasvit.engine.flags.T": PYTHON + "typing.html#typing.TypeVar",

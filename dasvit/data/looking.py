@@ -47,17 +47,18 @@ def look(settings: DataSettings) -> Look:
     Raises:
         ValueError: If they cannot be used; the message says what to do.
     """
-    train, test, *_ = read_sources(settings)
+    train, test, *val = read_sources(settings)
     if not isinstance(train.images, list):
         raise ValueError(f"data {settings.data} are no files to look at: use folder:PATH or packed:FILE")
-    picked = np.linspace(0, len(train.images) - 1, min(LOOKED_AT, len(train.images))).astype(int)
+    files = [file for source in (train, test, *val) for file in source.images]
+    picked = np.linspace(0, len(files) - 1, min(LOOKED_AT, len(files))).astype(int)
 
     def seen(file: Path | bytes) -> tuple[int, int, bool]:
         with opened(file) as image:
             return *upright_size(image), image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        widths, heights, grey = map(np.array, zip(*pool.map(seen, [train.images[i] for i in picked]), strict=True))
+        widths, heights, grey = map(np.array, zip(*pool.map(seen, [files[i] for i in picked]), strict=True))
     aspect = float(np.median(widths / heights))
     counts = np.bincount(train.labels, minlength=len(train.classes)).tolist()
     return Look(
