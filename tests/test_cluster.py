@@ -10,6 +10,7 @@ import threading
 import distributed
 import joblib
 import pytest
+from joblib.parallel import LokyBackend
 
 from dasvit.training_free import TFSearchSettings, tf_search
 
@@ -40,6 +41,81 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path):
     assert killed
     assert rows == expected
     assert [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == expected
+
+
+class Rounds(LokyBackend):
+    """A backend that hands over whole lists only, as Ray's does, and whose workers may die as Ray's do."""
+
+    supports_return_generator = False
+
+
+class RayActorError(Exception):
+    """What Ray raises, by its name."""
+
+
+def test_rounds_come_to_the_same():
+    joblib.register_parallel_backend("rounds", Rounds)
+    with joblib.parallel_config(backend="rounds"):
+        assert tf_search(SETTINGS, jobs=2).rows == tf_search(SETTINGS).rows
+
+
+def test_a_dead_actor_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
+    from dasvit.engine.runs import RunFailedError
+    from dasvit.training_free import search
+
+    joblib.register_parallel_backend("rounds", Rounds)
+    score, calls = search.score_number, []
+
+    def dying(settings, number):
+        calls.append(number)
+        if len(calls) == 9:
+            raise RayActorError("the actor is dead")
+        return score(settings, number)
+
+    monkeypatch.setattr(search, "score_number", dying)
+    with joblib.parallel_config(backend="rounds"), pytest.raises(RunFailedError, match="a process died while scoring"):
+        tf_search(SETTINGS, tmp_path / "run", jobs=1)
+    monkeypatch.undo()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 8  # whole rounds
+    assert tf_search(SETTINGS, tmp_path / "run", resume=True).rows == tf_search(SETTINGS).rows
+
+
+RAY = """
+import sys, joblib, ray, threading, os, signal, time, psutil
+from pathlib import Path
+from ray.util.joblib import register_ray
+from dasvit.engine.runs import RunFailedError
+from dasvit.training_free import TFSearchSettings, tf_search
+settings = TFSearchSettings("autoformer-xs", samples=24, image_size=8, patch_size=4, in_channels=1, num_classes=10)
+expected, out = tf_search(settings).rows, Path(sys.argv[1])
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+register_ray()
+killed = []
+def kill():
+    while not killed:
+        time.sleep(0.01)
+        if (out / "metrics.jsonl").exists() and len((out / "metrics.jsonl").read_bytes().splitlines()) >= 4:
+            for process in psutil.Process().children(recursive=True):
+                if "PoolActor" in " ".join(process.cmdline()) and not killed:
+                    killed.append(process.pid)
+                    os.kill(process.pid, signal.SIGKILL)
+threading.Thread(target=kill, daemon=True).start()
+with joblib.parallel_config(backend="ray"):
+    try:
+        tf_search(settings, out, jobs=2)
+    except RunFailedError as error:
+        assert killed and "a process died" in str(error)
+    rows = tf_search(settings, out, jobs=2, resume=True).rows
+assert killed and rows == expected
+"""
+
+
+def test_ray_loses_nothing(tmp_path):
+    pytest.importorskip("ray")
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "-c", RAY, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def torchrun(*arguments):
