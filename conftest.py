@@ -76,6 +76,8 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
     "cli": False,
     "own_images": False,
     "objective": True,
+    "cluster": False,
+    "recipe": True,
     "rendered": False,
     "tf_search": False,
     "golden": True,
