@@ -19,8 +19,11 @@ if TYPE_CHECKING:  # the table below, for type checkers
     from .encoder import build, genotypes
     from .exporting import export
     from .fairness import FairnessSettings, fairness_term
+    from .predicting import Classifier
+    from .proposal import Proposal, propose
     from .relaxation import Supernet, derive, prune
-    from .retraining import RetrainResult, RetrainSettings, evaluate, retrain
+    from .retrain_settings import RetrainSettings
+    from .retraining import RetrainResult, evaluate, retrain
     from .search_settings import SearchSettings
     from .searching import SearchResult, search
     from .space import Genotype, Operation, SearchSpace
@@ -40,12 +43,15 @@ _HOME = {
     "data.sources": ["Data", "DataSettings", "load_data"],
     "search_settings": ["SearchSettings"],
     "searching": ["SearchResult", "search"],
-    "retraining": ["RetrainResult", "RetrainSettings", "evaluate", "retrain"],
+    "retrain_settings": ["RetrainSettings"],
+    "retraining": ["RetrainResult", "evaluate", "retrain"],
     "counting": ["Complexity", "complexity"],
     "autoformer": ["build_autoformer"],
     "zoo": ["audit"],
     "timm_model": ["DASViT"],
     "exporting": ["export"],
+    "proposal": ["Proposal", "propose"],
+    "predicting": ["Classifier"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .data.sizes import ImageSize, fits, pair, told
+
 MAX_DEPTH, MAX_SIZE = 1000, 100_000
 
 
@@ -15,6 +17,19 @@ def check_sizes(**sizes: int) -> None:
         most = MAX_DEPTH if name == "depth" else MAX_SIZE
         if not 1 <= value <= most:
             raise ValueError(f"{name} {value} is " + ("below one" if value < 1 else f"too large: at most {most}"))
+
+
+def check_image(image_size: ImageSize, patch_size: int) -> None:
+    """Check that an image can be cut into whole patches.
+
+    Raises:
+        ValueError: If it cannot, or a size is out of range.
+    """
+    for side in pair(image_size):
+        check_sizes(image_size=side)
+    check_sizes(patch_size=patch_size)
+    if not fits(image_size, patch_size):
+        raise ValueError(f"patch_size {patch_size} does not divide image_size {told(image_size)}")
 
 
 def check_training(batch_size: int, lr: float, weight_decay: float) -> None:

@@ -9,12 +9,14 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from . import options
+from .commands import costing, using
 from .engine.flags import changed, parse
 from .options import MODULES
 
@@ -41,6 +43,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         _dispatch(arguments)
     except ValueError as error:
         _fail(str(error), _BAD_INPUT)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_SIGNAL + signal.SIGPIPE)
     except OSError as error:
         if error.filename is None:
             raise
@@ -78,10 +83,14 @@ def _dispatch(arguments: list[str]) -> None:
     commands = {
         "search": (_search, "search an encoder"),
         "retrain": (_retrain, "train a derived network from scratch"),
-        "evaluate": (_evaluate, "accuracy of a retrained network on the test images"),
-        "export": (_export, "hand a retrained network to timm, the Hugging Face hub or ONNX"),
-        "draw": (_draw, "draw an encoder"),
+        "evaluate": (using.evaluate, "accuracy of a retrained network on the test images"),
+        "predict": (using.predict, "classify photographs"),
+        "report": (using.report, "a run as one HTML page"),
+        "export": (using.export, "hand a retrained network to timm, the Hugging Face hub or ONNX"),
+        "draw": (using.draw, "draw an encoder, α over time, kept tokens or attention on photographs"),
         "complexity": (_complexity, "parameters and multiply-accumulates"),
+        "front": (costing.front, "retrainings by cost and accuracy, in one figure"),
+        "latency": (costing.latency, "measure operations, for a search that heads for a time"),
         "table1": (_table1, "the paper's Table I, printed against counted"),
         "score": (_score, "rank a network without training it"),
         "tf-search": (_tf_search, "search without training"),
@@ -112,7 +121,23 @@ def _stored(cls: type[T], command: str, given: Any) -> T | None:
     return from_plain(cls, run.settings(command)) if given.resume and not run.unstarted else None
 
 
-def _preset(presets: Mapping[str, T], name: str | None, changes: Mapping[str, Any]) -> T:
+def _proposed(command: Literal["search", "retrain"], changes: Mapping[str, Any]) -> Any:
+    """Return settings for images of a user's own, proposed by what they look like, and say what was proposed."""
+    from lightning_fabric.utilities import rank_zero_only
+
+    from .data.sources import DataSettings
+    from .proposal import propose
+
+    settled = {key: changes[key] for key in ("image_size", "patch_size") if key in changes}
+    proposal = propose(changed(DataSettings(), changes["data"]), **settled)
+    told = "".join(f"\n  {reason}" for reason in proposal.reasons)
+    rank_zero_only(print)(f"dasvit: settings proposed for {changes['data']['data']}{told}", file=sys.stderr)
+    return getattr(proposal, command)
+
+
+def _preset(presets: Mapping[str, T], command: Literal["search", "retrain"], name: str | None, changes: Any) -> T:
+    if name is None and changes.get("data", {}).get("data", "").startswith(("folder:", "packed:")):
+        return _proposed(command, changes)
     if name is None:
         name = "tiny" if changes.get("data", {}).get("data", "digits") == "digits" else "small"
     if name not in presets:
@@ -123,6 +148,7 @@ def _preset(presets: Mapping[str, T], name: str | None, changes: Mapping[str, An
 def _search(arguments: list[str]) -> None:
     from lightning_fabric.utilities import rank_zero_only
 
+    from .costs import read_table_file
     from .data.sources import load_data
     from .engine.hardware import out_of_memory
     from .engine.runs import RunFailedError
@@ -131,13 +157,15 @@ def _search(arguments: list[str]) -> None:
     from .searching import METHODS, SearchSettings, search
 
     given, changes = parse("search", arguments, options.Search, SearchSettings, first=_FIRST.split())
+    if (table := changes.get("target", {}).get("latency_table")) is not None:
+        changes["target"]["latency_table"] = read_table_file(table)  # a file is read here, once
     if given.method not in METHODS:
         raise ValueError(f"unknown method {given.method!r}; known: {', '.join(METHODS)}")
     stored = _stored(SearchSettings, "search", given) if given.preset is None else None
-    settings = METHODS[given.method](changed(stored or _preset(SEARCH, given.preset, changes), changes))
+    settings = METHODS[given.method](changed(stored or _preset(SEARCH, "search", given.preset, changes), changes))
     data = load_data(settings.data, image_size=settings.image_size)
     try:
-        result = search(settings, data, given.out, resume=given.resume, progress=True)
+        result = search(settings, data, given.out, resume=given.resume, progress=True, logger=given.logger)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -158,51 +186,10 @@ def _retrain(arguments: list[str]) -> None:
     if "genotype" in changes:
         changes["genotype"] = as_text(changes["genotype"])  # a file is read here, once
     stored = _stored(RetrainSettings, "retrain", given) if given.preset is None else None
-    settings = changed(stored or _preset(RETRAIN, given.preset, changes), changes)
+    settings = changed(stored or _preset(RETRAIN, "retrain", given.preset, changes), changes)
     data = load_data(settings.data, image_size=settings.image_size)
-    result = retrain(settings, data, given.out, resume=given.resume, progress=True)
-    rank_zero_only(_print_accuracy)(result.accuracy, len(data.test))
-
-
-def _print_accuracy(accuracy: dict[str, float], count: int) -> None:
-    top1, top5, loss = (accuracy[k] for k in ("top1", "top5", "loss"))
-    print(f"top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} %, loss {loss:.4f} on {count} test images")
-
-
-def _evaluate(arguments: list[str]) -> None:
-    from .engine.hardware import make_fabric
-    from .retraining import evaluate, load_trained
-
-    given, _ = parse("evaluate", arguments, options.Evaluate)
-    network, settings, data = load_trained(given.run)
-    fabric = make_fabric(dataclasses.replace(settings.hardware, devices=1))
-    model = fabric.setup_module(network)
-    accuracy = evaluate(model, data.test.to(fabric.device), settings.image_size, fabric.device)
-    if given.json:
-        print(json.dumps({**accuracy, "images": len(data.test)}))
-    else:
-        _print_accuracy(accuracy, len(data.test))
-
-
-def _export(arguments: list[str]) -> None:
-    from .exporting import export
-
-    given, _ = parse("export", arguments, options.Export)
-    export(given.run, given.out, given.format)
-    print(given.out)
-
-
-def _draw(arguments: list[str]) -> None:
-    from .encoder import resolve
-    from .plot import draw_genotype, save_figure
-    from .space import Genotype
-
-    given, _ = parse("draw", arguments, options.Draw)
-    genotype = resolve(given.genotype)
-    if not isinstance(genotype, Genotype):
-        raise ValueError(f"{genotype} is the plain transformer, not a searched encoder: nothing to draw")
-    save_figure(draw_genotype(genotype), given.output)
-    print(given.output)
+    result = retrain(settings, data, given.out, resume=given.resume, progress=True, logger=given.logger)
+    rank_zero_only(using.print_accuracy)(result.accuracy, len(data.test))
 
 
 def _complexity(arguments: list[str]) -> None:
@@ -341,7 +328,7 @@ def _plan(arguments: list[str]) -> None:
         if changes.get("batch_size", given.batch) != given.batch:
             raise ValueError(f"--batch {given.batch} and --batch-size {changes['batch_size']} are the same: give one")
         changes["batch_size"] = given.batch
-    settings = changed(_preset(SEARCH, given.preset, changes), changes)
+    settings = changed(_preset(SEARCH, "search", given.preset, changes), changes)
     channels, classes = given.in_channels, given.num_classes
     check_sizes(in_channels=channels, num_classes=classes)
     stages = len(settings.stages)

@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .data.sizes import ImageSize, pair
+
 Kind = Literal["convolution", "linear", "attention projection", "attention", "relative position"]
 """A matrix product by its role. *Attention* multiplies two activations (scores, values), *linear* an activation and a
 weight; an *attention projection* is a linear layer inside a module that computes attention."""
@@ -172,12 +174,14 @@ class Complexity:
         return asdict(self) | counts
 
 
-def complexity(model: nn.Module, image_size: int, in_channels: int | None = None, convention: str = "A") -> Complexity:
+def complexity(
+    model: nn.Module, image_size: ImageSize, in_channels: int | None = None, convention: str = "A"
+) -> Complexity:
     """Count parameters and multiply-accumulates for one image.
 
     Args:
         model: The network; it is run once, in evaluation mode. On the ``meta`` device nothing is computed.
-        image_size: Side of the square input in pixels.
+        image_size: Side of the square input in pixels, or its height and width.
         in_channels: Channels of the input; by default those of ``model``, else 3.
         convention: What is counted, a key of :data:`CONVENTIONS`.
 
@@ -188,7 +192,7 @@ def complexity(model: nn.Module, image_size: int, in_channels: int | None = None
     channels = in_channels or int(getattr(model, "in_channels", 3))
     parameters = {name: sum(p.numel() for p in m.parameters()) for name, m in model.named_modules()}
     like = next(model.parameters(), torch.zeros(0))
-    image = torch.zeros(1, channels, image_size, image_size, dtype=like.dtype, device=like.device)
+    image = torch.zeros(1, channels, *pair(image_size), dtype=like.dtype, device=like.device)
     training, counter, fast = model.training, _ByModule(model), torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operator without a formula
     try:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .lean import normalise
-from .operations import KINDS, Grid
+from .operations import KINDS, Grid, Skip
 from .space import Edge, Genotype, Operation, edge_name
 from .vit import EncoderLayer, VisionTransformer
 
@@ -53,6 +53,9 @@ class Cell(nn.Module):
     Args:
         edges: The module on each edge ``(source, target)``, ordered by target.
         inputs: Number of layers looked back (1 or 2).
+
+    Attributes:
+        drop_path: What the output of an operation other than identity goes through in a derived encoder.
     """
 
     def __init__(self, edges: Mapping[Edge, nn.Module], inputs: int = 2) -> None:
@@ -61,6 +64,7 @@ class Cell(nn.Module):
         self.inputs = inputs
         self.edges = nn.ModuleDict({edge_name(edge): module for edge, module in edges.items()})
         self.needs_grid = any(getattr(edge, "needs_grid", False) for edge in edges.values())
+        self.drop_path: nn.Module = nn.Identity()
 
     def nodes(
         self,
@@ -83,6 +87,7 @@ class Cell(nn.Module):
                 y = edge(states[source], weights[index], few, normalised.get(source), grid)
             else:
                 y = edge(states[source], few, grid)
+                y = y if isinstance(edge, Skip) else self.drop_path(y)
             if target == len(states):
                 states.append(y)
             else:

@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 
+from .data.sizes import pair
 from .engine.runs import unwritable
-from .retraining import load_trained
+from .predicting import Classifier
 from .timm_model import NAME, DASViT
 
 Format = Literal["safetensors", "onnx", "timm"]
@@ -25,25 +26,27 @@ Format = Literal["safetensors", "onnx", "timm"]
 def trained_model(run_dir: str | Path) -> tuple[DASViT, dict[str, Any]]:
     """Return the network of a retraining in evaluation mode, and how its images are to be prepared.
 
-    The preparation has ``mean`` and ``std`` of each channel, of values in [0, 1], and ``label_names``.
+    The preparation has ``mean`` and ``std`` of each channel, of values in [0, 1], ``label_names``, ``fit`` (how an
+    image of another shape is cut) and ``temperature``, by which logits are divided before they become probabilities.
 
     Raises:
         ValueError: If the directory holds no such run.
     """
-    network, settings, data = load_trained(run_dir)
+    trained = Classifier.load(run_dir)
+    network, settings, images = trained.network, trained.settings, trained.images
     model: Any = timm.create_model(
         NAME,
         genotype=settings.genotype,
         img_size=settings.image_size,
         patch_size=settings.patch_size,
-        in_chans=network.in_channels,
-        num_classes=network.num_classes,
+        in_chans=images.channels,
+        num_classes=len(images.classes),
         embed_dim=settings.dim,
         depth=settings.depth,
     )
     model.load_state_dict(network.state_dict())
-    images = data.train
-    return model.eval(), {"mean": images.mean, "std": images.std, "label_names": images.classes}
+    told = {"mean": images.mean, "std": images.std, "label_names": images.classes}
+    return model.eval(), told | {"fit": settings.data.fit, "temperature": trained.temperature}
 
 
 def export(run_dir: str | Path, out: str | Path, form: str) -> None:
@@ -80,8 +83,11 @@ def _safetensors(model: DASViT, images: dict[str, Any], out: Path) -> None:
 
 
 def _timm(model: DASViT, images: dict[str, Any], out: Path) -> None:
-    size = model.image_size
-    preparation = {"input_size": (model.in_channels, size, size), "crop_pct": 1.0, "interpolation": "bilinear"}
+    preparation = {
+        "input_size": (model.in_channels, *pair(model.image_size)),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+    }
     preparation |= {k: images[k] for k in ("mean", "std")}
     labels = {"label_names": images["label_names"]}
     save_for_hf(model, str(out), labels, model.arguments, safe_serialization=True, data_config=preparation)
@@ -93,7 +99,7 @@ def _onnx(model: DASViT, images: dict[str, Any], out: Path) -> None:
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
         raise ValueError(f"{error.name} is missing: pip install onnx onnxscript") from None
-    example = torch.zeros(2, model.in_channels, model.image_size, model.image_size)
+    example = torch.zeros(2, model.in_channels, *pair(model.image_size))
     batch = ({0: torch.export.Dim("batch")},)
     program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=batch, verbose=False)
     assert program is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from .engine.flags import BY_PLACE
 
@@ -23,6 +24,8 @@ class Search:
     """dasvit, or darts: one stage at the last depth, every token, no fairness term."""
     resume: bool = False
     """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
+    logger: Literal["csv", "tensorboard"] | None = None
+    """Log the rows of metrics.jsonl also as a table, or for TensorBoard, in a folder of this name in --out."""
 
 
 @dataclass(frozen=True)
@@ -35,39 +38,8 @@ class Retrain:
     """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
     resume: bool = False
     """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Evaluate a retrained network on the test images."""
-
-    run: Path = field(metadata=BY_PLACE)
-    """A run directory of dasvit retrain."""
-    json: bool = False
-    """Print JSON."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a retrained network for use elsewhere."""
-
-    run: Path = field(metadata=BY_PLACE)
-    """A run directory of dasvit retrain."""
-    format: str
-    """safetensors: a folder for DASViT.from_pretrained; timm: a folder for timm.create_model("local-dir:FOLDER",
-    pretrained=True); onnx: a file, batch size free, images normalised as its metadata say."""
-    out: Path
-    """The folder or file; must not exist."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Draw an encoder as a graph."""
-
-    genotype: str = field(metadata=BY_PLACE)
-    """A genotype file, or the name of a published encoder."""
-    output: Path = field(metadata={"short": ("-o",)})
-    """The figure; its suffix chooses the format, e.g. .svg, .png or .pdf."""
+    logger: Literal["csv", "tensorboard"] | None = None
+    """Log the rows of metrics.jsonl also as a table, or for TensorBoard, in a folder of this name in --out."""
 
 
 @dataclass(frozen=True)

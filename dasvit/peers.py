@@ -17,8 +17,13 @@ TOLERANCE = 0.05  # of the parameters, for a random encoder "of equal size"
 
 def count_parameters(settings: RetrainSettings, images: ImageSet) -> int:
     """Return the number of parameters of the network that the settings describe, in closed form."""
-    sizes = {"image_size": settings.image_size, "patch_size": settings.patch_size}
-    trunk = trunk_parameters(settings.dim, in_channels=images.channels, num_classes=len(images.classes), **sizes)
+    trunk = trunk_parameters(
+        settings.dim,
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        in_channels=images.channels,
+        num_classes=len(images.classes),
+    )
     return trunk + settings.depth * layer_parameters(resolve(settings.genotype), settings.dim)
 
 

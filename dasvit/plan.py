@@ -17,6 +17,7 @@ from torch._subclasses import FakeTensorMode
 
 from .counting import Products, products_of
 from .data.images import Batch, ImageSet
+from .data.sizes import pair
 from .engine.hardware import Hardware, make_fabric
 from .engine.kernels import Kernels
 from .engine.memory import LiveBytes
@@ -108,7 +109,7 @@ def plan_stage(
     with FakeTensorMode():
         with LiveBytes() as alive:
             halves, batch = unseen(settings, channels=channels, classes=classes)
-            waiting = torch.zeros(whole - size, channels, settings.image_size, settings.image_size)
+            waiting = torch.zeros(whole - size, channels, *pair(settings.image_size))
             stage = SearchStage(settings, number, candidates, halves, fabric)
             stage.weight_step(batch)  # the optimiser's state exists from the first step on
             held = alive.peak = alive.now
@@ -193,11 +194,14 @@ def unseen(
     Returns:
         Two halves of images that nobody looks at, and a random batch.
     """
-    count, side = settings.batch_size, settings.image_size
+    count = settings.batch_size
     labels, names = torch.zeros(count, dtype=torch.long), tuple(map(str, range(classes)))
     tiny = torch.zeros(count, channels, 1, 1, dtype=torch.uint8)
     images = ImageSet(tiny, labels, names, (0.5,) * channels, (0.5,) * channels)
-    return (images, images), (torch.randn(count, channels, side, side, device=device), labels.to(device))
+    return (images, images), (
+        torch.randn(count, channels, *pair(settings.image_size), device=device),
+        labels.to(device),
+    )
 
 
 def plan(

@@ -182,18 +182,83 @@ def plot_tokens(
         patch_size: Side of a patch in pixels.
         titles: A title for each image.
     """
+    rows, columns = (side // patch_size for side in images.shape[-2:])
+    mask = np.full((len(images), 1 + rows * columns), 0.2)
+    np.put_along_axis(mask, kept.numpy(), 1.0, axis=1)
+    return plot_shares(images, mask[:, 1:].reshape(-1, rows, columns), titles)
+
+
+def plot_shares(images: Float[Tensor, "k c h w"], shares: np.ndarray, titles: Sequence[str] | None = None) -> Figure:
+    """Show images washed out to grey where the share of a patch is small.
+
+    Args:
+        images: Values in [0, 1].
+        shares: Of each patch, in [0, 1], ``[k, rows, columns]``.
+        titles: A title for each image.
+    """
     figure = Figure(figsize=(1.3 * len(images), 1.5), layout="constrained")
     grid = figure.subplots(1, len(images), squeeze=False)[0]
-    side = images.shape[-1] // patch_size
-    for i, (axes, image, indices) in enumerate(zip(grid, images, kept, strict=True)):
-        mask = np.full(1 + side**2, 0.2)
-        mask[indices.numpy()] = 1.0
-        shown = np.kron(mask[1:].reshape(side, side), np.ones((patch_size, patch_size)))[..., None]
+    patch = tuple(side // count for side, count in zip(images.shape[-2:], shares.shape[-2:], strict=True))
+    for i, (axes, image, share) in enumerate(zip(grid, images, shares, strict=True)):
+        shown = np.kron(share, np.ones(patch))[..., None]
         pixels = shown * image.permute(1, 2, 0).numpy() + (1 - shown) * 0.6
         axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
         axes.set_axis_off()
         if titles:
             axes.set_title(titles[i], fontsize=9)
+    return figure
+
+
+def plot_history(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Plot the losses, and the accuracies if there are such, of a run over its epochs."""
+    kinds = {"cross-entropy": "loss", "accuracy": "accuracy top1 balanced"}
+    curves = {
+        label: [name for name in history[0] if name.rpartition("_")[2] in ends.split()] for label, ends in kinds.items()
+    }
+    figure = Figure(figsize=(6.2, 2.4), layout="constrained")
+    for axes, (label, names) in zip(figure.subplots(1, 2), curves.items(), strict=True):
+        for name in names:
+            axes.plot(range(1, len(history) + 1), [row[name] for row in history], label=name.replace("_", " "))
+        axes.set(xlabel="epoch", ylabel=label)
+        if names:
+            axes.legend(fontsize=8)
+        else:
+            axes.set_axis_off()
+    return figure
+
+
+def plot_front(rows: Sequence[tuple[str, float, float, bool]], cost: str) -> Figure:
+    """Plot accuracy by cost, and a line through those that no other one beats in both.
+
+    Args:
+        rows: Name, cost, accuracy in [0, 1], whether it is on the front; the cheapest first.
+        cost: What the cost is, for the axis.
+    """
+    figure = Figure(layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter([c for _, c, _, best in rows if not best], [100 * a for *_, a, best in rows if not best], color=BLUE)
+    front = [(c, 100 * a) for _, c, a, best in rows if best]
+    axes.plot(*zip(*front, strict=True), "o-", color=ORANGE, label="no other is better in both")
+    for name, c, a, _ in rows:
+        axes.annotate(name, (c, 100 * a), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.set(xlabel=cost, ylabel="balanced accuracy on validation images (%)")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def plot_confusion(counts: Int[Tensor, "classes classes"], classes: Sequence[str]) -> Figure:
+    """Show how many images of each class (rows) are taken for each (columns)."""
+    side = 2.0 + 0.35 * len(classes)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(counts.numpy() / counts.sum(dim=1, keepdim=True).clamp_min(1).numpy(), cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(counts.tolist()):
+        for j, count in enumerate(row):
+            if count:
+                axes.text(j, i, count, ha="center", va="center", fontsize=7, color="white" if i == j else INK)
+    axes.set(xticks=range(len(classes)), yticks=range(len(classes)), xlabel="taken for", ylabel="is")
+    axes.set_xticklabels(classes, rotation=90, fontsize=8)
+    axes.set_yticklabels(classes, fontsize=8)
     return figure
 
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from lightning_fabric import Fabric, seed_everything
-from timm.data import Mixup
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from .checks import check_sizes, check_training
+from .calibration import calibration_error, fit_temperature
 from .data.images import Batch, ImageSet
-from .data.sources import Data, DataSettings, hold_out, load_data
+from .data.sizes import ImageSize, as_size
+from .data.sources import Data, hold_out, load_data
 from .encoder import build, resolve
 from .engine.checkpoint import expect
-from .engine.hardware import Hardware, average, compile_network, make_fabric
+from .engine.hardware import average, compile_network, make_fabric
+from .engine.loggers import check_logger, follow
 from .engine.loop import (
     check_row,
     check_state,
@@ -34,87 +34,18 @@ from .engine.loop import (
     run_epochs,
 )
 from .engine.runs import Run, from_plain
-from .engine.seeds import check_seed, derive
+from .engine.seeds import derive
+from .inspecting import inherited
+from .recipe import Recipe, averaged, drop_paths
+from .retrain_settings import RetrainSettings as RetrainSettings
 from .searching import Loss
 from .space import Genotype
-from .vit import Init, VisionTransformer, weight_groups
+from .vit import VisionTransformer, weight_groups
 
 ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_loss"), float)
 """What is logged of an epoch, and what else with validation images."""
-
-
-@dataclass(frozen=True)
-class RetrainSettings:
-    """Everything a retraining depends on. The defaults are the preset ``tiny``."""
-
-    genotype: str = "dasvit-cifar10"
-    """The name of a published encoder or of the baseline, vit_b16, or a genotype as JSON; flags also take its file."""
-    data: DataSettings = field(default_factory=DataSettings)
-    """The images."""
-    image_size: int = 8
-    """Side in pixels that images are resized to."""
-    patch_size: int = 2
-    """Side of a patch in pixels."""
-    dim: int = 48
-    """Width of a token."""
-    depth: int = 6
-    """Number of encoder layers."""
-    init: Init = "xavier"
-    """How matrices start."""
-    epochs: int = 20
-    """Times that every training image is seen."""
-    warmup_epochs: int = 2
-    """Epochs in which the learning rate rises."""
-    batch_size: int = 64
-    """Images in a batch."""
-    lr: float = 8e-3
-    """Highest learning rate; annealed to zero."""
-    weight_decay: float = 0.05
-    """Weight decay."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
-    mixup: float = 0.0
-    """Mixup's α; 0 is off."""
-    cutmix: float = 0.0
-    """CutMix's α; 0 is off."""
-    erase: float = 0.0
-    """Probability of erasing a rectangle."""
-    val_share: float = 0.1
-    """Share of the training images set apart for validation, which every choice is made by; 0 trains on all."""
-    seed: int = 0
-    """Seed of the weights, and of what --order-seed draws unless it is given."""
-    order_seed: int | None = None
-    """Seed of the order of the images and of their distortions."""
-    hardware: Hardware = field(default_factory=Hardware)
-    """Device and precision."""
-
-    def __post_init__(self) -> None:
-        if self.hardware.capture == "on":
-            raise ValueError("capture on: only the steps of a search are recorded, use --capture auto")
-        check_training(self.batch_size, self.lr, self.weight_decay)
-        check_seed(self.seed)
-        check_seed(self.ordering, "order_seed")
-        check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim, depth=self.depth)
-        if self.batch_size % self.hardware.devices:
-            raise ValueError(f"batch_size {self.batch_size} cannot be divided among {self.hardware.devices} devices")
-        if self.epochs < 1 or not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(
-                f"epochs {self.epochs}, warmup_epochs {self.warmup_epochs}: fewer warm-up epochs than epochs"
-            )
-        for name in ("label_smoothing", "erase", "val_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is outside [0, 1)")
-        if not (0 <= self.mixup < float("inf") and 0 <= self.cutmix < float("inf")):
-            raise ValueError(f"mixup {self.mixup}, cutmix {self.cutmix}: 0 is off, above 0 is on")
-        share = self.batch_size // self.hardware.devices
-        if (self.mixup or self.cutmix) and share % 2:
-            each = f" ({share} on each device)" if self.hardware.devices > 1 else ""
-            raise ValueError(f"batch_size {self.batch_size}{each} is odd: mixup and cutmix pair the images of a batch")
-
-    @property
-    def ordering(self) -> int:
-        """The seed of order and distortions."""
-        return self.seed if self.order_seed is None else self.order_seed
+RESULT, PREPARATION = "result.json", "preparation"
+"""The file of a run directory with what it came to, and its part that says how images are prepared."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +54,8 @@ class RetrainResult:
 
     Args:
         model: The trained network.
-        accuracy: On the test set, which is looked at once, at the end: ``top1``, ``top5`` in [0, 1], ``loss``.
-        history: A row for each epoch, with ``val_top1``, ``val_top5``, ``val_loss`` on the validation images.
+        accuracy: The :func:`measures` on the test set, which is looked at once, at the end.
+        history: A row for each epoch, with ``val_top1`` and the other :func:`measures` on the validation images.
         predictions: The class that each test image is taken for.
     """
 
@@ -159,6 +90,7 @@ class Retraining:
         fabric: Device and precision.
         network: What to train; by default what the settings describe.
         loss: See :func:`retrain`.
+        val: Validation images of their own, for which none of ``images`` are set apart.
     """
 
     title = "retraining"
@@ -170,53 +102,64 @@ class Retraining:
         fabric: Fabric,
         network: VisionTransformer | None = None,
         loss: Loss | None = None,
+        val: ImageSet | None = None,
     ) -> None:
         self.settings, self.fabric = settings, fabric
-        self.images, self.val = set_apart(settings, images.to(fabric.device))
+        own = val.to(fabric.device) if val is not None else None
+        self.images, self.val = set_apart(settings, images.to(fabric.device), own)
         self.epochs, self.steps = settings.epochs, len(self.images) // settings.batch_size
         seed_everything(derive(settings.seed, "weights"), verbose=False)
         self.network = make_network(settings, images) if network is None else network
+        drop_paths(self.network, settings.drop_path)
+        self.average = averaged(self.network, settings.ema, fabric)
         if settings.hardware.compile:
             compile_network(self.network)
         optimizer = AdamW(weight_groups(self.network, settings.weight_decay), lr=settings.lr, fused=True)
         self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, settings.warmup_epochs * self.steps)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
-        mixing = {"mixup_alpha": settings.mixup, "cutmix_alpha": settings.cutmix}
-        smoothing = {"label_smoothing": settings.label_smoothing, "num_classes": len(images.classes)}
-        # mixup has smoothed its targets already
-        plain = 0.0 if settings.mixup or settings.cutmix else settings.label_smoothing
-        self.loss: Loss = partial(F.cross_entropy, label_smoothing=plain) if loss is None else loss
-        self.mix = Mixup(**mixing, **smoothing) if settings.mixup or settings.cutmix else None
-        self.erase = RandomErasing(settings.erase, mode="pixel", device=str(fabric.device)) if settings.erase else None
+        self.recipe = Recipe(settings, images, fabric, loss)
 
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Take a step on every batch."""
         self.model.train()
         for images, labels in training_batches(self.settings, self.images, self.fabric, epoch, start):
-            x = images if self.erase is None else self.erase(images)
-            x, target = (x, labels) if self.mix is None else self.mix(x, labels)
-            loss = self.loss(self.model(x), target)
+            loss = self.recipe.loss(self.model, images, labels)
             self.fabric.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.schedule.step()
+            if self.average is not None:
+                self.average.update(self.network, step=self.schedule.last_epoch)
             yield {"train_loss": average(loss.detach(), self.fabric)}
 
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
         """Return the row of an epoch, with the accuracy on the validation images."""
         if self.val is None:
             return {"epoch": epoch, **means}
-        accuracy = evaluate(self.model, self.val, self.settings.image_size, self.fabric.device)
+        accuracy = evaluate(self.evaluated, self.val, self.settings.image_size, self.fabric.device)
         return {"epoch": epoch, **means, **{f"val_{name}": value for name, value in accuracy.items()}}
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is evaluated: the network, or the moving average of its weights if there is one."""
+        return self.model if self.average is None else self.average.module
+
+    @property
+    def kept(self) -> VisionTransformer:
+        """The same without what Fabric wraps around a network."""
+        return self.network if self.average is None else cast(VisionTransformer, self.average.module)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser and schedule."""
+        """Return weights, their moving average if there is one, optimiser and schedule."""
         optimizer, schedule = self.optimizer.state_dict(), self.schedule.state_dict()
-        return {"network": self.network.state_dict(), "optimizer": optimizer, "schedule": schedule}
+        state = {"network": self.network.state_dict(), "optimizer": optimizer, "schedule": schedule}
+        return state if self.average is None else {**state, "average": self.average.module.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what :meth:`state_dict` returned."""
         self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
         load_moments(self.optimizer, state["optimizer"])
         load_schedule(self.schedule, state["schedule"])
 
@@ -236,13 +179,23 @@ def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransform
     )
 
 
-def set_apart(settings: RetrainSettings, images: ImageSet) -> tuple[ImageSet, ImageSet | None]:
+def set_apart(
+    settings: RetrainSettings, images: ImageSet, own: ImageSet | None = None
+) -> tuple[ImageSet, ImageSet | None]:
     """Return the images that are trained on, and those for validation.
+
+    Args:
+        settings: Of the retraining.
+        images: The training images.
+        own: Validation images that came apart; they are taken unless the settings want none.
 
     Raises:
         ValueError: If there are too few.
     """
-    train, val = hold_out(images, settings.val_share, settings.data.split_seed)
+    share = settings.val_share if own is None else 0.0
+    train, val = hold_out(images, share, settings.data.split_seed)
+    if settings.val_share and own is not None:
+        val = own
     if len(train) < settings.batch_size:
         apart = f", {len(val)} more are for validation" if val is not None else ""
         raise ValueError(f"batch_size {settings.batch_size} is more than the {len(train)} training images{apart}")
@@ -253,7 +206,7 @@ def set_apart(settings: RetrainSettings, images: ImageSet) -> tuple[ImageSet, Im
 def classify(
     model: nn.Module,
     images: ImageSet,
-    image_size: int,
+    image_size: ImageSize,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
 ) -> tuple[Float[Tensor, " n *classes"], Int[Tensor, " n"]]:
@@ -262,7 +215,7 @@ def classify(
     Args:
         model: Maps normalised images to logits; put in evaluation mode, and back.
         images: The set.
-        image_size: Side in pixels that the images are resized to.
+        image_size: Size in pixels that the images are resized to.
         device: Where the model is.
         batch_size: Images at a time.
     """
@@ -275,25 +228,54 @@ def classify(
 
 
 def measures(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> dict[str, float]:
-    """Return ``top1`` and ``top5`` accuracy in [0, 1] and the mean cross-entropy ``loss``."""
+    """Return ``top1``, ``top5`` and ``balanced`` accuracy in [0, 1] and the mean cross-entropy ``loss``.
+
+    The balanced accuracy is the mean over the classes of the share of their images that are taken for what they are: to
+    call everything by the most frequent class's name does not pay. Classes without an image do not count.
+    """
     classes = logits.shape[1]
 
     def top(k: int) -> float:
         k = min(k, classes - 1)  # among as many classes as there are, every answer is right
         return float((logits.topk(k).indices == labels[:, None]).any(dim=1).float().mean())
 
-    return {"top1": top(1), "top5": top(5), "loss": float(F.cross_entropy(logits, labels))}
+    counts = labels.bincount(minlength=classes)
+    right = labels[logits.argmax(dim=1) == labels].bincount(minlength=classes)
+    balanced = float((right / counts)[counts > 0].mean())
+    return {"top1": top(1), "top5": top(5), "balanced": balanced, "loss": float(F.cross_entropy(logits, labels))}
 
 
 def evaluate(
     model: nn.Module,
     images: ImageSet,
-    image_size: int,
+    image_size: ImageSize,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
 ) -> dict[str, float]:
     """Return the :func:`measures` of a model over a set of images; its arguments are those of :func:`classify`."""
     return measures(*classify(model, images, image_size, device, batch_size))
+
+
+def prepare(model: nn.Module, settings: RetrainSettings, data: Data, device: torch.device | str) -> dict[str, Any]:
+    """Return as plain data how images are prepared for a network, and the temperature of its probabilities.
+
+    Args:
+        model: The trained network.
+        settings: Of its training.
+        data: Its images; the temperature is fitted on those for validation, without such it is 1.
+        device: Where the model is.
+    """
+    _, val = set_apart(settings, data.train, data.val)
+    told: dict[str, Any] = {"temperature": 1.0, "calibration": None}
+    if val is not None:
+        logits, labels = (x.cpu() for x in classify(model, val.to(device), settings.image_size, device))
+        temperature = fit_temperature(logits, labels)
+        errors = [calibration_error((logits / t).softmax(1), labels) for t in (1.0, temperature)]
+        calibration = {"images": len(labels), "error_before": errors[0], "error_after": errors[1]}
+        told = {"temperature": temperature, "calibration": calibration}
+    images = data.test.images
+    size = as_size(*images.shape[-2:]) if isinstance(images, Tensor) else images.size
+    return {"classes": data.train.classes, "mean": data.train.mean, "std": data.train.std, "decoded": size, **told}
 
 
 def retrain(
@@ -303,11 +285,12 @@ def retrain(
     *,
     resume: bool = False,
     progress: bool = False,
+    logger: str | None = None,
     loss: Loss | None = None,
 ) -> RetrainResult:
     """Train a network from scratch on the training images, and evaluate it on the test images, once, at the end.
 
-    Its accuracy there and the class it takes each image for go to ``result.json``.
+    Its accuracy there, the class it takes each image for, and how images are prepared for it go to ``result.json``.
 
     Args:
         settings: Everything it depends on.
@@ -315,6 +298,7 @@ def retrain(
         run_dir: Where settings, metrics, genotype and checkpoints go; by default nothing is written.
         resume: Continue the run in ``run_dir``, or begin it if nothing began there.
         progress: Show progress on stderr.
+        logger: ``"csv"`` or ``"tensorboard"``: log the rows also in a folder of this name in ``run_dir``.
         loss: What is descended, from logits and labels (with mixup and CutMix, logits and shares of the classes); by
             default the cross-entropy with the label smoothing that the settings say. What is told of validation and
             test images is the cross-entropy. To resume a run give the same; it is not kept there.
@@ -326,6 +310,8 @@ def retrain(
     """
     fabric = make_fabric(settings.hardware)
     check_data(settings, data)
+    check_logger(logger)
+    start = inherited(settings, data.train)
     opened = None
     if run_dir is not None and fabric.global_rank == 0:
         opened = Run.open(run_dir, "retrain", settings, resume=resume)
@@ -338,13 +324,17 @@ def retrain(
         check_logged = partial(check_row, [{"epoch": epoch} for epoch in range(settings.epochs)], logged)
         state = fabric.broadcast(run.load(check, check_logged) if run is not None and resume else None)
         history = run.history() if run is not None else []
-        job = Retraining(settings, data.train, fabric, loss=loss)
+        if run is not None and logger is not None:
+            run.on_row = follow(logger, run.path, history)
+        job = Retraining(settings, data.train, fabric, start, loss, data.val)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)
-        logits, labels = classify(job.model, data.test.to(fabric.device), settings.image_size, fabric.device)
+        preparation = prepare(job.evaluated, settings, data, fabric.device)
+        logits, labels = classify(job.evaluated, data.test.to(fabric.device), settings.image_size, fabric.device)
         accuracy, predictions = measures(logits, labels), logits.argmax(dim=1).cpu()
         if run is not None:
-            run.write("result.json", {**accuracy, "images": len(labels), "predictions": predictions.tolist()})
-    return RetrainResult(job.network, accuracy, history, predictions)
+            answers = {"images": len(labels), "predictions": predictions.tolist(), "labels": labels.tolist()}
+            run.write(RESULT, {**accuracy, **answers, PREPARATION: preparation})
+    return RetrainResult(job.kept, accuracy, history, predictions)
 
 
 def check_data(settings: RetrainSettings, data: Data) -> None:
@@ -353,7 +343,7 @@ def check_data(settings: RetrainSettings, data: Data) -> None:
     Raises:
         ValueError: If they do not.
     """
-    set_apart(settings, data.train)
+    set_apart(settings, data.train, data.val)
     if data.train.classes != data.test.classes:
         raise ValueError("training and test set differ in their classes: give both the same class folders")
     with torch.device("meta"):
@@ -370,7 +360,9 @@ def check_checkpoint(settings: RetrainSettings, data: Data, state: Mapping[str, 
         network = make_network(settings, data.train)
     optimizer = moments(weight_groups(network, settings.weight_decay), state["job"]["optimizer"])
     job = {"network": network.state_dict(), "optimizer": optimizer, "schedule": dict}
-    train, _ = set_apart(settings, data.train)
+    if settings.ema:
+        job["average"] = job["network"]
+    train, _ = set_apart(settings, data.train, data.val)
     check_state(state, job, epochs=settings.epochs, steps=len(train) // settings.batch_size)
 
 
@@ -384,6 +376,16 @@ def load_trained(run_dir: str | Path) -> tuple[VisionTransformer, RetrainSetting
     settings: RetrainSettings = from_plain(RetrainSettings, run.settings("retrain"))
     data = load_data(settings.data, image_size=settings.image_size)
     network = make_network(settings, data.train)
-    state = run.peek(lambda state: expect(state["job"]["network"], network.state_dict(), "job.network"))
-    network.load_state_dict(state["job"]["network"])
+    load_weights(network, settings, run)
     return network, settings, data
+
+
+def load_weights(network: VisionTransformer, settings: RetrainSettings, run: Run) -> None:
+    """Give a network the weights that a retraining came to: their moving average if there is one.
+
+    Raises:
+        ValueError: If nothing was saved, or it is of another network.
+    """
+    part = "average" if settings.ema else "network"
+    state = run.peek(lambda state: expect(state["job"][part], network.state_dict(), f"job.{part}"))
+    network.load_state_dict(state["job"][part])

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from .checks import check_sizes, check_training
+from .checks import check_image, check_sizes, check_training
+from .costs import Target
+from .data.sizes import ImageSize, read_size
 from .data.sources import DataSettings
 from .engine.hardware import Hardware
 from .engine.seeds import check_seed
@@ -24,8 +26,8 @@ class SearchSettings:
 
     data: DataSettings = field(default_factory=DataSettings)
     """The images."""
-    image_size: int = 8
-    """Side in pixels that images are resized to."""
+    image_size: ImageSize = field(default=8, metadata={"read": read_size})
+    """Side in pixels that images are resized to, or height and width: 64 or 48,64."""
     patch_size: int = 2
     """Side of a patch in pixels."""
     dim: int = 48
@@ -44,6 +46,10 @@ class SearchSettings:
     """Compute a layer's operations in few large products: the same to rounding; auto: where a GPU has the memory."""
     fairness: FairnessSettings = field(default_factory=FairnessSettings)
     """Operation fairness regularisation."""
+    target: Target = field(default_factory=Target)
+    """What the network found should cost."""
+    attends: bool = False
+    """Find the likeliest encoder that has attention: without any, the class token sees no image."""
     order: Literal[1, 2] = 1
     """Order of the architecture gradient."""
     carry_alpha: bool = False
@@ -72,7 +78,8 @@ class SearchSettings:
         check_training(self.batch_size, self.alpha_lr, self.alpha_weight_decay)
         check_seed(self.seed)
         check_seed(self.ordering, "order_seed")
-        check_sizes(image_size=self.image_size, patch_size=self.patch_size, dim=self.dim)
+        check_image(self.image_size, self.patch_size)
+        check_sizes(dim=self.dim)
         if not self.stages or min(min(stage) for stage in self.stages) < 1:
             raise ValueError(f"stages {self.stages}: each is depth, operations, epochs, all at least one")
         check_sizes(depth=max(depth for depth, *_ in self.stages))

@@ -24,6 +24,7 @@ from .engine.seeds import derive
 from .engine.shorter import ROUNDING, changing, shortened
 from .engine.updates import UpdateInBackward
 from .fairness import Fairness
+from .objective import Heading
 from .relaxation import Candidates, Supernet
 from .search_settings import SearchSettings
 from .space import edge_name
@@ -62,6 +63,7 @@ class SearchStage:
         loss: Loss = F.cross_entropy,
         objective: Objective | None = None,
     ) -> None:
+        self.heading = Heading(settings, halves[0])
         self.settings, self.number, self.run = settings, number, run
         self.loss, self.objective = loss, objective
         self.depth, _, self.epochs = settings.stages[number]
@@ -158,9 +160,12 @@ class SearchStage:
                 "fairness": self.fairness(p),
             }
             seen.update({k: seen[k] + share * v.detach() for k, v in found.items()})
+            cost = self.heading.term(p, candidates)
             if self.objective is not None:
-                return share * self.objective(logits, labels, p, candidates)
-            return share * (found["val_loss"] + found["fairness"])
+                total = self.objective(logits, labels, p, candidates)
+            else:
+                total = found["val_loss"] + found["fairness"]
+            return share * (total if cost is None else total + cost)
 
         uppers = [partial(upper, *part) for part in self._parts(val)]
         mean = partial(average, fabric=self.fabric)
@@ -256,7 +261,7 @@ class SearchStage:
 
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
         """Return the row of an epoch, and save the genotype that α stands for now."""
-        genotype = self.supernet.genotype()
+        genotype = self.heading.genotype(self.supernet)
         if self.run is not None:
             self.run.write("genotype.json", genotype.to_json())
         alpha = {

@@ -18,9 +18,11 @@ from .data.images import ImageSet
 from .data.sources import Data
 from .engine.checkpoint import expect, refusing
 from .engine.hardware import make_fabric
+from .engine.loggers import check_logger, follow
 from .engine.loop import check_row, check_state, moments, run_epochs
 from .engine.runs import CheckRow, Run
 from .engine.seeds import derive
+from .objective import Heading
 from .plan import joint_fits
 from .relaxation import Candidates, Supernet, check_candidates, prune
 from .search_settings import METHODS as METHODS
@@ -163,6 +165,7 @@ def search(
     *,
     resume: bool = False,
     progress: bool = False,
+    logger: str | None = None,
     loss: Loss = F.cross_entropy,
     objective: Objective | None = None,
 ) -> SearchResult:
@@ -178,6 +181,7 @@ def search(
         resume: Continue the run in ``run_dir``, or begin it if nothing began there. Without its checkpoints it goes on
             from the end of the last whole stage.
         progress: Show progress on stderr.
+        logger: ``"csv"`` or ``"tensorboard"``: log the rows also in a folder of this name in ``run_dir``.
         loss: What the weights descend. To resume a run give the same; it is not kept there.
         objective: What α descends; by default the loss plus the fairness term. To resume a run give the same.
 
@@ -187,11 +191,13 @@ def search(
         RunFailedError: If the losses diverge or the directory cannot be written; what was saved before is as it was.
     """
     images, asked = data.train if isinstance(data, Data) else data, settings
+    check_logger(logger)
     fabric = make_fabric(settings.hardware)
     candidates: Candidates = (settings.space.operations,) * len(settings.space.edges)
     halves = draw_halves(settings, images.to(fabric.device))
     if len(halves[0]) < settings.batch_size:
         raise ValueError(f"batch_size {settings.batch_size} is more than half the {len(images)} training images")
+    Heading(settings, images)
     with torch.device("meta"):  # what does not fit together fails here, before anything is written
         make_supernet(settings, 0, candidates, images)
     opened = None
@@ -206,6 +212,8 @@ def search(
         elif resume and (boundary := fabric.broadcast(load_boundary(asked, run) if run is not None else None)):
             number, candidates, alpha = boundary
         history = run.history() if run is not None else []
+        if run is not None and logger is not None:
+            run.on_row = follow(logger, run.path, history)
         while True:
             settings = replace(settings, joint=choose_joint(asked, number, candidates, images, fabric.device))
             stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha, loss, objective)
@@ -213,7 +221,7 @@ def search(
             supernet = stage.supernet
             number, state = number + 1, None
             if number == len(settings.stages):
-                return SearchResult(supernet.genotype(), history, supernet)
+                return SearchResult(stage.heading.genotype(supernet), history, supernet)
             candidates, alpha = _pruned(settings, number, supernet, candidates, run)
 
 

@@ -18,6 +18,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from .data.sizes import as_size
 from .encoder import layer_maker, resolve
 from .space import Genotype
 from .vit import Init, Pool, VisionTransformer
@@ -74,7 +75,7 @@ class DASViT(VisionTransformer, PyTorchModelHubMixin):
         super().__init__(
             layer_maker(architecture, embed_dim),
             depth=depth,
-            image_size=patch_size * math.ceil(height / patch_size),  # the trunk's is square
+            image_size=as_size(*(patch_size * math.ceil(side / patch_size) for side in (height, width))),
             patch_size=patch_size,
             in_channels=in_chans,
             num_classes=max(1, num_classes),
@@ -82,9 +83,6 @@ class DASViT(VisionTransformer, PyTorchModelHubMixin):
             init=init,
         )
         self.grid_size, self.in_chans = self._grid(height, width), in_chans
-        if self.grid_size[0] != self.grid_size[1]:
-            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(self.grid_size), embed_dim))
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.arguments = {
             "genotype": architecture.to_json() if isinstance(architecture, Genotype) else architecture,  # never a file
             "img_size": img_size,

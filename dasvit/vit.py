@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_sizes
+from .checks import check_image, check_sizes
+from .data.sizes import ImageSize, pair
 from .layers import Attention, Mlp, PatchEmbed, layer_norm
 
 Init = Literal["xavier", "trunc_normal"]
@@ -34,6 +35,9 @@ class EncoderLayer(nn.Module):
         mlp_ratio: Hidden width of the MLP as a multiple of ``dim``.
         attention: Called as ``attention(dim, num_heads)``; returns the attention, a module on tokens.
         norm: Called as ``norm(dim)``; returns the normalisation of a token.
+
+    Attributes:
+        drop_path: What the output of attention and MLP goes through.
     """
 
     def __init__(
@@ -49,16 +53,17 @@ class EncoderLayer(nn.Module):
         self.attn = attention(dim, num_heads)
         self.norm2 = norm(dim)
         self.mlp = Mlp(dim, mlp_ratio)
+        self.drop_path: nn.Module = nn.Identity()
 
     def forward(
         self, x_prev_prev: Float[Tensor, "b n d"], x_prev: Float[Tensor, "b n d"], *, first: int | None = None
     ) -> Float[Tensor, "b m d"]:
         """Transform ``x_prev``, or only its ``first`` tokens; the layer before the last one is not looked at."""
         if first is None:
-            x = x_prev + self.attn(self.norm1(x_prev))
+            x = x_prev + self.drop_path(self.attn(self.norm1(x_prev)))
         else:
-            x = x_prev[:, :first] + self.attn(self.norm1(x_prev), first)
-        return x + self.mlp(self.norm2(x))
+            x = x_prev[:, :first] + self.drop_path(self.attn(self.norm1(x_prev), first))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class VisionTransformer(nn.Module):
@@ -67,7 +72,7 @@ class VisionTransformer(nn.Module):
     Args:
         make_layer: Called ``depth`` times; returns a fresh encoder layer.
         depth: Number of encoder layers.
-        image_size: Side of the square input in pixels.
+        image_size: Side of the square input in pixels, or its height and width.
         patch_size: Side of a patch in pixels; must divide ``image_size``.
         in_channels: Number of image channels.
         num_classes: Number of logits.
@@ -93,7 +98,7 @@ class VisionTransformer(nn.Module):
         make_layer: Callable[[], nn.Module],
         *,
         depth: int,
-        image_size: int = 224,
+        image_size: ImageSize = 224,
         patch_size: int = 16,
         in_channels: int = 3,
         num_classes: int = 1000,
@@ -105,17 +110,14 @@ class VisionTransformer(nn.Module):
         class_token_last: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(depth=depth, image_size=image_size, patch_size=patch_size, dim=dim)
-        check_sizes(in_channels=in_channels, num_classes=num_classes)
-        if image_size % patch_size:
-            raise ValueError(f"patch_size {patch_size} does not divide image_size {image_size}")
+        check_sizes(depth=depth, dim=dim, in_channels=in_channels, num_classes=num_classes)
+        check_image(image_size, patch_size)
         self.image_size, self.in_channels, self.num_classes = image_size, in_channels, num_classes
         self.patch_size, self.class_token_last, self.recompute = patch_size, class_token_last, False
         self.pool: Pool = pool
-        num_patches = (image_size // patch_size) ** 2
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + count_patches(image_size, patch_size), dim))
         self.token_selection = make_selection()
         self.layers = nn.ModuleList(make_layer() for _ in range(depth))
         self.norm = norm(dim)
@@ -125,8 +127,7 @@ class VisionTransformer(nn.Module):
 
     def grid_of(self, images: Float[Tensor, "b c h w"]) -> tuple[int, int]:
         """Return the rows and columns of patches that images are cut into."""
-        side = self.image_size // self.patch_size  # :meth:`embed` takes no other images
-        return side, side
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that weight decay should leave alone, beside norms and biases."""
@@ -138,7 +139,7 @@ class VisionTransformer(nn.Module):
         Raises:
             ValueError: If the images are not of the model's size and channels.
         """
-        expected = (self.in_channels, self.image_size, self.image_size)
+        expected = (self.in_channels, *pair(self.image_size))
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
                 f"images are {tuple(images.shape[1:])}, the model takes {expected} (channels, height, width)"
@@ -174,7 +175,7 @@ class VisionTransformer(nn.Module):
         """Classify images.
 
         Args:
-            images: ``[b, in_channels, image_size, image_size]``, normalised.
+            images: ``[b, in_channels, height, width]``, normalised.
             *layer_args: Passed on to every encoder layer (the supernet's mixing weights travel this way).
             intermediates: Also return what happened inside, by module: ``"layers.0.attn.attention"``
                 ``[b, heads, n, n]``, ``"layers.0.nodes"`` ``[nodes, b, n, d]``, ``"token_selection.kept"``, …
@@ -205,9 +206,15 @@ def weight_groups(network: VisionTransformer, weight_decay: float) -> list[dict[
     return [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
-def trunk_parameters(dim: int, *, image_size: int, patch_size: int, in_channels: int, num_classes: int) -> int:
+def count_patches(image_size: ImageSize, patch_size: int) -> int:
+    """Return the number of patches of an image."""
+    height, width = pair(image_size)
+    return (height // patch_size) * (width // patch_size)
+
+
+def trunk_parameters(dim: int, *, image_size: ImageSize, patch_size: int, in_channels: int, num_classes: int) -> int:
     """Return the parameters outside the layers: patch embedding, class token, positions, last norm, classifier."""
-    embedding, patches = in_channels * patch_size**2 + 1, (image_size // patch_size) ** 2
+    embedding, patches = in_channels * patch_size**2 + 1, count_patches(image_size, patch_size)
     return dim * (embedding + 1 + (1 + patches) + 2) + (dim + 1) * num_classes
 
 

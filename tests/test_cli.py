@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from dasvit import Genotype, SearchSpace, cli, presets, zoo
+from dasvit.commands import using
 from dasvit.retraining import Retraining  # noqa: F401  (loads the module)
 from dasvit.searching import SearchStage
 
@@ -74,12 +75,13 @@ def test_the_whole_way(searched, retrained, run, tmp_path):
     accuracy = json.loads(out)
     kept = json.loads((retrained / "result.json").read_text())
     assert code == 0
-    assert accuracy == {k: kept[k] for k in ("top1", "top5", "loss", "images")}
+    assert accuracy == {k: kept[k] for k in ("top1", "top5", "balanced", "loss", "images")}
     assert kept["images"] == len(kept["predictions"]) == 50
     code, out, _ = run("evaluate", retrained)
     assert (code, out) == (
         0,
-        f"top-1 {100 * accuracy['top1']:.2f} %, top-5 {100 * accuracy['top5']:.2f} %, "
+        f"top-1 {100 * accuracy['top1']:.2f} % (balanced {100 * accuracy['balanced']:.2f} %), "
+        f"top-5 {100 * accuracy['top5']:.2f} %, "
         f"loss {accuracy['loss']:.4f} on 50 test images\n",
     )
     for suffix, start in [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")]:
@@ -233,7 +235,20 @@ def test_export(run, retrained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["search", "retrain", "evaluate", "export", "draw", "complexity", "table1", "score", "tf-search"]
+    "command",
+    [
+        "search",
+        "retrain",
+        "evaluate",
+        "predict",
+        "report",
+        "export",
+        "draw",
+        "complexity",
+        "table1",
+        "score",
+        "tf-search",
+    ],
 )
 def test_help(run, command):
     code, out, err = run(command, "--help")
@@ -420,6 +435,6 @@ def test_a_bug_is_not_hidden(monkeypatch):
     def broken(_):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(cli, "_draw", broken)
+    monkeypatch.setattr(using, "draw", broken)
     with pytest.raises(TypeError, match="a bug"):
         cli.main(["draw", "dasvit-cifar10", "-o", "F.svg"])

@@ -8,6 +8,7 @@ from PIL import Image
 from dasvit import Augmentation, ImageSet
 from dasvit.data import images
 from dasvit.data.images import FileImages, decode_once, distort, resize
+from dasvit.data.sizes import pair
 
 
 def numbered(n=23, size=4):
@@ -114,31 +115,38 @@ def test_crops_stay_inside_and_are_resized(size):
     torch.testing.assert_close(y, torch.ones(50, 1, size, size))
 
 
-def test_a_crop_reads_the_pixels_of_its_square():
-    """Held against a resampling of PIL, which takes squares of fractions of pixels."""
-    x, settings = torch.rand(20, 1, 16, 16), Augmentation(flip=True, shift=0.25, min_crop=0.4)
-    for size in (7, 16, 40):
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 24), (30, 16)])
+def test_a_crop_reads_the_pixels_of_its_rectangle(height, width):
+    """Held against a resampling of PIL, which takes rectangles of fractions of pixels."""
+    x, settings = torch.rand(20, 1, height, width), Augmentation(flip=True, shift=0.25, min_crop=0.4)
+    for size in (7, 16, 40, (20, 30)):
         y = distort(x, size, settings, generator())
-        for image, seen, (move, (left, upper, side), mirrored) in zip(x, y, boxes(20, 16, settings), strict=True):
-            shifted = torch.zeros(24, 24)
-            shifted[4:20, 4:20] = image[0]
-            shifted = shifted[4 + move[1] : 20 + move[1], 4 + move[0] : 20 + move[0]]
-            box = (left, upper, left + side, upper + side)
-            expected = Image.fromarray(shifted.numpy()).resize((size, size), Image.Resampling.BILINEAR, box=box)
+        wanted = pair(size)[::-1]
+        drawn = boxes(20, (width, height), settings)
+        for image, seen, (move, (left, upper, wide, high), mirrored) in zip(x, y, drawn, strict=True):
+            shifted = torch.zeros(height + 8, width + 8)
+            shifted[4 : 4 + height, 4 : 4 + width] = image[0]
+            shifted = shifted[4 + move[1] : 4 + move[1] + height, 4 + move[0] : 4 + move[0] + width]
+            box = (left, upper, left + wide, upper + high)
+            expected = Image.fromarray(shifted.numpy()).resize(wanted, Image.Resampling.BILINEAR, box=box)
             expected = torch.from_numpy(np.array(expected))
             torch.testing.assert_close(seen[0], expected.flip(-1) if mirrored else expected, atol=1e-5, rtol=0)
 
 
-def boxes(n, side, settings):
-    """What a generator's numbers mean: whole pixels to move by, a square in pixels, whether it is mirrored."""
+def boxes(n, sides, settings):
+    """What a generator's numbers mean: whole pixels to move by, a rectangle in pixels, whether it is mirrored."""
     draw = generator()
     scale = (1 - (1 - settings.min_crop) * torch.rand(n, generator=draw)).sqrt()
     room = torch.rand(n, 2, generator=draw)
-    reach = round(settings.shift * side)
+    reach = round(settings.shift * min(sides))
     moves = torch.randint(-reach, reach + 1, (n, 2), generator=draw)
     mirrored = torch.randint(2, (n,), generator=draw).bool()
     for s, r, move, mirror in zip(scale.tolist(), room.tolist(), moves.tolist(), mirrored.tolist(), strict=True):
-        yield move, [*(side * (1 - s) * share for share in r), side * s], mirror
+        yield (
+            move,
+            [*(side * (1 - s) * share for side, share in zip(sides, r, strict=True)), *(side * s for side in sides)],
+            mirror,
+        )
 
 
 @pytest.mark.parametrize("size", [7, 20, 32, 45, 224])
@@ -156,7 +164,7 @@ def test_a_training_image_is_resampled_as_a_test_image(size, noise):
 def test_nothing_is_dark_but_what_a_shift_uncovers():
     x, settings = torch.ones(64, 1, 8, 8), Augmentation(shift=0.25)
     y = distort(x, 32, settings, generator())
-    for seen, (move, *_) in zip(y[:, 0], boxes(64, 8, settings), strict=True):
+    for seen, (move, *_) in zip(y[:, 0], boxes(64, (8, 8), settings), strict=True):
         content = torch.nn.functional.pad(x[0, 0], (2, 2, 2, 2))[2 + move[1] :, 2 + move[0] :][:8, :8]
         torch.testing.assert_close(seen, resize(content[None, None], 32)[0, 0])
 
@@ -175,10 +183,67 @@ def test_part_of_a_batch_is_that_part_of_the_whole(size):
 
 
 @pytest.mark.parametrize(("height", "width"), [(6, 8), (6, 10), (8, 6)])
-def test_images_that_are_not_square_are_refused(height, width):
+def test_images_of_another_shape_are_not_distorted_unasked(height, width):
     images = torch.zeros(4, 1, height, width, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=rf"^images of {height}x{width} pixels are not square: crop or pad them"):
-        ImageSet(images, torch.arange(4), tuple("abcd"), (0.5,), (0.5,))
+    held = ImageSet(images, torch.arange(4), tuple("abcd"), (0.5,), (0.5,))
+    with pytest.raises(ValueError, match=rf"^images of {height}x{width} pixels have another shape than image_size 8: "):
+        next(held.batches(2, image_size=8))
+    ((x, _),) = held.batches(4, image_size=(2 * height, 2 * width))
+    assert x.shape == (4, 1, 2 * height, 2 * width)
+
+
+def test_files_of_any_shape_are_cut_or_stretched_as_is_said(tmp_path):
+    image = Image.new("RGB", (40, 10), "black")
+    image.paste("white", (10, 0, 30, 10))  # the middle half
+    image.save(tmp_path / "a.png")
+    cut, stretched = (FileImages([tmp_path / "a.png"], (10, 20), fit)[0] for fit in ("crop", "stretch"))
+    assert cut.shape == stretched.shape == (3, 10, 20)
+    assert cut.min() == 255
+    assert stretched[:, :, 7:13].min() == 255
+    assert stretched[:, :, :3].max() == stretched[:, :, -3:].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"), [((5, 10), (5, 10)), ((8, 16), (8, 16)), ((30, 60), (10, 20)), ((60, 30), (16, 8))]
+)
+def test_a_rectangle_that_no_image_fills_is_as_large_as_the_largest_that_one_does(files, asked, size):
+    found, decoded = decode_once(files, asked, limit=10**6)
+    assert found == size
+    assert torch.equal(decoded, FileImages(files, size).decode_all())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_seen_upright(tmp_path, orientation):
+    """A camera held otherwise says so in EXIF; each of its eight ways is undone."""
+    turned = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how a camera's image comes from what is seen
+    upright = Image.effect_noise((24, 16), 90).convert("RGB")
+    stored = upright.transpose(Image.Transpose(turned[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    expected = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    assert torch.equal(FileImages([tmp_path / "a.png"], (16, 24))[0], expected)
+    size, decoded = decode_once([tmp_path / "a.png"], (32, 48), limit=10**6)
+    assert size == (16, 24)
+    assert torch.equal(decoded[0], expected)
+
+
+def test_colours_are_those_that_a_person_sees(tmp_path):
+    grey = Image.new("L", (8, 8), 100)
+    grey.putalpha(Image.new("L", (8, 8), 0))  # nothing of it is to be seen
+    cases = {
+        "alpha.png": (grey, 255),
+        "grey.png": (Image.new("L", (8, 8), 100), 100),
+        "deep.png": (Image.fromarray(np.full((8, 8), 100 * 256, dtype=np.uint16)), 100),
+        "bits.png": (Image.new("1", (8, 8), 1), 255),
+        "print.jpg": (Image.new("CMYK", (8, 8), (0, 0, 0, 0)), 255),
+    }
+    for name, (image, seen) in cases.items():
+        image.save(tmp_path / name)
+        assert FileImages([tmp_path / name], 8)[0].unique().tolist() == [seen], name
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "float.tiff")
+    with pytest.raises(ValueError, match=r"float\.tiff: its numbers are no colours \(mode F\): save it with 8 or 16"):
+        FileImages([tmp_path / "float.tiff"], 8)[0]
 
 
 def test_resize_any_way():

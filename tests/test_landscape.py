@@ -550,7 +550,7 @@ def test_a_bank_that_is_recorded_wrongly_stays_eager(monkeypatch, capfd):
 
 def test_what_a_bank_cannot_do_is_refused():
     mixing = replace(BANK, recipe=replace(BANK.recipe, mixup=0.2))
-    with pytest.raises(ValueError, match="mixup, cutmix and erase are not for banks"):
+    with pytest.raises(ValueError, match="mixup is not for banks: train one"):
         train(mixing, bank=4)
     networks = [build(SPACE[0], depth=1, dim=24, num_classes=5, **SIZES) for _ in range(2)]
     for network in networks:

@@ -30,7 +30,7 @@ def root(tmp_path):
 
 
 def same(one, other):
-    for a, b in zip(one, other, strict=True):
+    for a, b in zip(one[:2], other[:2], strict=True):
         assert torch.equal(a.images, b.images)
         assert a.labels.tolist() == b.labels.tolist()
         assert (a.classes, a.mean, a.std) == (b.classes, b.mean, b.std)
@@ -44,7 +44,7 @@ def test_packed_images_are_those_of_the_folder(root, tmp_path):
             for data in (f"folder:{root}", f"packed:{tmp_path / 'packed'}")
         )
         same(folder, packed)
-    (few, _), (others, _) = (
+    (few, *_), (others, *_) = (
         load_data(DataSettings(data, train_images=4), image_size=8)
         for data in (f"folder:{root}", f"packed:{tmp_path / 'packed'}")
     )

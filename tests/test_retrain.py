@@ -14,7 +14,7 @@ from dasvit.data.sources import hold_out
 from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.seeds import derive
-from dasvit.retraining import Retraining, load_trained
+from dasvit.retraining import Retraining, load_trained, measures
 
 module = sys.modules["dasvit.retraining"]
 
@@ -44,12 +44,12 @@ def test_the_test_images_are_looked_at_once_at_the_end(few_digits, monkeypatch):
     *validation, test = seen
     assert torch.equal(test, few_digits.test.images)
     train, val = hold_out(few_digits.train, 0.1, seed=0)
-    assert len(validation) == QUICK.epochs
+    assert len(validation) == QUICK.epochs + 1  # once more for the temperature
     assert all(torch.equal(images, val.images) for images in validation)
     assert torch.equal(Retraining(QUICK, few_digits.train, make_fabric(QUICK.hardware)).images.images, train.images)
     assert {"val_top1", "val_top5", "val_loss"} <= result.history[-1].keys()
     retrain(replace(QUICK, val_share=0.0, epochs=2), few_digits)
-    assert len(seen) == QUICK.epochs + 2
+    assert len(seen) == QUICK.epochs + 3
 
 
 def test_weights_and_order_have_seeds_of_their_own(few_digits):
@@ -170,6 +170,8 @@ def test_a_trained_network_comes_back_from_its_run(tmp_path):
     assert evaluate(network, again.test, 8) == result.accuracy
     kept = json.loads((tmp_path / "run" / "result.json").read_text())
     assert kept.pop("predictions") == result.predictions.tolist()
+    assert kept.pop("labels") == data.test.labels.tolist()
+    assert kept.pop("preparation")["classes"] == list(data.train.classes)
     assert kept == result.accuracy | {"images": 50}
     assert result.accuracy["top1"] == pytest.approx((result.predictions == data.test.labels).double().mean())
     assert Genotype.from_json((tmp_path / "run" / "genotype.json").read_text())
@@ -187,3 +189,11 @@ def test_what_does_not_fit_is_said_before_anything_is_written(few_digits, tmp_pa
         with pytest.raises(ValueError, match=words):
             retrain(replace(QUICK, **change), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_balanced_accuracy_gives_every_class_the_same_weight():
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    always_first = torch.tensor([[1.0, 0.0, 0.0]]).expand(10, 3)
+    found = measures(always_first, labels)
+    assert found["top1"] == pytest.approx(0.8)
+    assert found["balanced"] == pytest.approx(0.5)  # the class without an image does not count

@@ -50,7 +50,7 @@ def test_the_test_set_is_never_touched(images):
         def __getattribute__(self, name):
             raise AssertionError(f"the search looked at {name} of the test set")
 
-    search(replace(QUICK, stages=((1, 8, 1),)), Data._make([images, Untouchable()]))
+    search(replace(QUICK, stages=((1, 8, 1),)), Data._make([images, Untouchable(), None]))
 
 
 def test_weights_and_alpha_never_see_each_others_half(images):

@@ -13,6 +13,7 @@ from claims import lines_of
 from docutils import nodes
 from docutils.statemachine import StringList
 from policy import protect
+from presets_table import table
 from recorded import ROOT, page, results
 from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
@@ -46,6 +47,7 @@ LINKS = {
     "matplotlib.figure.Figure": "https://matplotlib.org/stable/api/figure_api.html",
     "huggingface_hub.hub_mixin.PyTorchModelHubMixin": HUB + "mixins#huggingface_hub.PyTorchModelHubMixin",
     "lightning_fabric.Fabric": "https://lightning.ai/docs/fabric/stable/api/fabric_methods.html",
+    "timm.utils.model_ema.ModelEmaV3": "https://github.com/huggingface/pytorch-image-models",
     "pathlib.Path": PYTHON + "pathlib.html#pathlib.Path",
     "random.Random": PYTHON + "random.html#random.Random",
     "dasvit.engine.flags.T": PYTHON + "typing.html#typing.TypeVar",
@@ -158,6 +160,19 @@ class Claims(SphinxDirective):
         return [found]
 
 
+class PresetsTable(SphinxDirective):
+    """Every setting of a command, the three presets and the paper's values."""
+
+    required_arguments = 1
+
+    def run(self):
+        for path in (ROOT / "dasvit").rglob("*.py"):
+            self.env.note_dependency(str(path))
+        found = nodes.container(classes=["full-width"])
+        self.state.nested_parse(StringList(table(self.arguments[0]), source="presets"), self.content_offset, found)
+        return [found]
+
+
 def _keep_colons(self):
     """Napoleon takes what precedes a colon in an attribute's docstring for its type; here it is prose."""
     return "", self._dedent(self._consume_to_end())
@@ -167,6 +182,7 @@ def setup(app):
     GoogleDocstring._consume_inline_attribute = _keep_colons
     app.add_directive("recorded-results", RecordedResults)
     app.add_directive("claims", Claims)
+    app.add_directive("presets-table", PresetsTable)
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
     app.connect("env-check-consistency", _number_as_the_paper)

@@ -18,19 +18,19 @@ FOLDER = "DASVIT_CACHE"
 """The environment variable that names the folder; without it nothing is kept."""
 
 
-def kept(files: Sequence[Path | bytes], image_size: int, decode: Callable[[], Tensor | None]) -> Tensor | None:
+def kept(files: Sequence[Path | bytes], how: str, decode: Callable[[], Tensor | None]) -> Tensor | None:
     """Return decoded images, kept from before if every file still is what it was then.
 
     Args:
         files: Paths, of which place, size and time of change count, or contents.
-        image_size: Side in pixels that was asked for.
+        how: All else that the pixels depend on: which size was asked for, and how it is reached.
         decode: Returns the images, or nothing if they are too many to be held.
     """
     folder = os.environ.get(FOLDER)
     if not folder:
         return decode()
     try:
-        path = Path(os.path.expanduser(folder)) / f"{_key(files, image_size)}.safetensors"
+        path = Path(os.path.expanduser(folder)) / f"{_key(files, how)}.safetensors"
     except OSError:
         return decode()  # which names the file that cannot be read
     try:
@@ -54,8 +54,8 @@ def kept(files: Sequence[Path | bytes], image_size: int, decode: Callable[[], Te
     return decoded
 
 
-def _key(files: Sequence[Path | bytes], image_size: int) -> str:
-    told = hashlib.sha256(f"1 {image_size} {len(files)}".encode())
+def _key(files: Sequence[Path | bytes], how: str) -> str:
+    told = hashlib.sha256(f"2 {how} {len(files)}".encode())
     for file in files:
         if isinstance(file, bytes):
             told.update(hashlib.sha256(file).digest())

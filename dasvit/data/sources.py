@@ -15,9 +15,10 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..engine.seeds import check_seed
-from .images import Augmentation, FileImages, ImageSet, decode_once
+from .images import Augmentation, FileImages, Fit, ImageSet, decode_once
 from .keeping import kept
 from .packing import pack, unpack
+from .sizes import ImageSize, told
 
 NAMES = "digits, cifar10, cifar100, imagenet100, folder:PATH, packed:FILE"
 MEMORY_LIMIT = 4 << 30  # bytes; a larger set of files is decoded as it is needed
@@ -39,6 +40,8 @@ class DataSettings:
     """Seed of what --train-images and --test-images draw."""
     classes: Path | None = None
     """imagenet100: a file that names one class folder a line."""
+    fit: Fit = "crop"
+    """How files of another shape than --image-size get there: cut at the sides, or stretched."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random distortions of training images."""
 
@@ -48,13 +51,14 @@ class DataSettings:
 
 
 class Data(NamedTuple):
-    """A training and a test set; a search looks at the first only."""
+    """A training and a test set, and a validation set if there is one apart; a search looks at the first only."""
 
     train: ImageSet
     test: ImageSet
+    val: ImageSet | None = None
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """Images before they are read: bytes, or the paths of files."""
 
     images: Tensor | list[Path | bytes]
@@ -62,18 +66,14 @@ class _Source(NamedTuple):
     classes: tuple[str, ...]
 
 
-def load_data(settings: DataSettings, *, image_size: int) -> Data:
-    """Load a data set. ``DASVIT_DATA`` names the folder of those that are not embedded.
-
-    Args:
-        settings: Which one, how much of it, and the seeds of subsets and of the split.
-        image_size: Side in pixels that files are decoded at, where they are larger.
+def read_sources(settings: DataSettings) -> tuple[Source, ...]:
+    """Return a training, a test and perhaps a validation part, before files are read.
 
     Raises:
-        ValueError: If the name is unknown or the data is missing or broken; the message says what to do.
+        ValueError: If the name is unknown or the data is missing; the message says what to do.
     """
     name, colon, path = settings.data.partition(":")
-    loaders: dict[str, Callable[[], tuple[_Source, _Source]]] = {
+    loaders: dict[str, Callable[[], tuple[Source, ...]]] = {
         "digits": lambda: _digits(settings.split_seed),
         "cifar10": lambda: _cifar("CIFAR10"),
         "cifar100": lambda: _cifar("CIFAR100"),
@@ -84,18 +84,37 @@ def load_data(settings: DataSettings, *, image_size: int) -> Data:
     if name not in loaders or bool(colon) != (name in ("folder", "packed")):
         raise ValueError(f"unknown data {settings.data!r}; known: {NAMES}")
     try:
-        sources = loaders[name]()
+        return loaders[name]()
     except OSError as error:
         raise ValueError(f"cannot read {error.filename}: {error.strerror}: name another folder or file") from None
-    counts = {"train_images": settings.train_images, "test_images": settings.test_images}
-    train, test = (
-        _take(source, n, key, settings.subset_seed) for source, (key, n) in zip(sources, counts.items(), strict=True)
-    )
-    images, test_images = (_read(source.images, image_size) for source in (train, test))
-    mean, std = channel_statistics(images)
+
+
+def folder_of(settings: DataSettings) -> Path | None:
+    """Return the folder that ``folder:PATH`` names."""
+    name, _, path = settings.data.partition(":")
+    return Path(os.path.expanduser(path)) if name == "folder" else None
+
+
+def load_data(settings: DataSettings, *, image_size: ImageSize) -> Data:
+    """Load a data set. ``DASVIT_DATA`` names the folder of those that are not embedded.
+
+    Args:
+        settings: Which one, how much of it, and the seeds of subsets and of the split.
+        image_size: Size in pixels that files are decoded at, where they are larger.
+
+    Raises:
+        ValueError: If the name is unknown or the data is missing or broken; the message says what to do.
+    """
+    train, test, *val = read_sources(settings)
+    train = _take(train, settings.train_images, "train_images", settings.subset_seed)
+    test = _take(test, settings.test_images, "test_images", settings.subset_seed)
+    pixels = [_read(source.images, image_size, settings.fit) for source in (train, test, *val)]
+    mean, std = channel_statistics(pixels[0])
     return Data(
-        ImageSet(images, torch.from_numpy(train.labels), train.classes, mean, std),
-        ImageSet(test_images, torch.from_numpy(test.labels), test.classes, mean, std),
+        *(
+            ImageSet(images, torch.from_numpy(source.labels), source.classes, mean, std)
+            for images, source in zip(pixels, (train, test, *val), strict=True)
+        )
     )
 
 
@@ -130,7 +149,7 @@ def channel_statistics(images: Tensor | FileImages) -> tuple[tuple[float, ...], 
     return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp_min(1e-3).tolist())
 
 
-def _take(source: _Source, count: int | None, name: str, seed: int) -> _Source:
+def _take(source: Source, count: int | None, name: str, seed: int) -> Source:
     """Draw ``count`` images, evenly over the classes."""
     if count is None or count == len(source.labels):
         return source
@@ -141,7 +160,7 @@ def _take(source: _Source, count: int | None, name: str, seed: int) -> _Source:
         )
     index, _ = _stratified(source.labels, count, seed)
     images = [source.images[i] for i in index] if isinstance(source.images, list) else source.images[index]
-    return _Source(images, source.labels[index], source.classes)
+    return Source(images, source.labels[index], source.classes)
 
 
 def _stratified(labels: np.ndarray, first: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -151,36 +170,39 @@ def _stratified(labels: np.ndarray, first: int, seed: int) -> tuple[np.ndarray, 
     return np.sort(parts[0]), np.sort(parts[1])
 
 
-def _read(images: Tensor | list[Path | bytes], image_size: int) -> Tensor | FileImages:
+def _read(images: Tensor | list[Path | bytes], image_size: ImageSize, fit: Fit) -> Tensor | FileImages:
     if isinstance(images, Tensor):
         return images
     size = image_size
 
     def decode() -> Tensor | None:
         nonlocal size
-        size, decoded = decode_once(images, image_size, MEMORY_LIMIT)
+        size, decoded = decode_once(images, image_size, MEMORY_LIMIT, fit)
         return decoded
 
-    decoded = kept(images, image_size, decode)
-    return FileImages(images, size) if decoded is None else decoded
+    decoded = kept(images, f"{told(image_size)} {fit}", decode)
+    return FileImages(images, size, fit) if decoded is None else decoded
 
 
 def _split(
     images: Tensor | list[Path | bytes], labels: np.ndarray, classes: tuple[str, ...], seed: int
-) -> tuple[_Source, _Source]:
+) -> tuple[Source, Source]:
     """Split a set that has no test part: a fifth of every class, drawn by ``seed``."""
     few = [name for name, n in zip(classes, np.bincount(labels, minlength=len(classes)), strict=True) if n < 2]
     if few or len(labels) < 5 * len(classes):
-        raise ValueError(f"{len(labels)} images of {len(classes)} classes are too few to split: 5 a class are needed")
-    whole = _Source(images, labels, classes)
+        lacking = f"; {few[0]!r} has one" if few else ""
+        raise ValueError(
+            f"{len(labels)} images of {len(classes)} classes are too few to split: 5 a class are needed{lacking}"
+        )
+    whole = Source(images, labels, classes)
     count = len(labels) - len(labels) // 5
     train = _take(whole, count, "train_images", seed)
     _, rest = _stratified(labels, count, seed)
     picked = [images[i] for i in rest] if isinstance(images, list) else images[rest]
-    return train, _Source(picked, labels[rest], classes)
+    return train, Source(picked, labels[rest], classes)
 
 
-def _digits(seed: int) -> tuple[_Source, _Source]:
+def _digits(seed: int) -> tuple[Source, Source]:
     """Scikit-learn's 1,797 handwritten digits, 8x8, one channel; they come without a split."""
     from sklearn.datasets import load_digits
 
@@ -196,7 +218,7 @@ def _root(what: str) -> Path:
     return Path(os.path.expanduser(root))  # Path's own raises for a user that there is not
 
 
-def _cifar(name: str) -> tuple[_Source, _Source]:
+def _cifar(name: str) -> tuple[Source, Source]:
     root, dataset = _root(name.lower()), getattr(torchvision.datasets, name)
     try:
         parts = [dataset(str(root), train=train, download=False) for train in (True, False)]
@@ -204,7 +226,7 @@ def _cifar(name: str) -> tuple[_Source, _Source]:
         command = f"python -c \"import torchvision; torchvision.datasets.{name}('{root}', download=True)\""
         raise ValueError(f"{name.lower()} is not complete in {root}; to get it: {command}") from None
     train, test = (
-        _Source(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), np.asarray(p.targets), tuple(p.classes))
+        Source(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), np.asarray(p.targets), tuple(p.classes))
         for p in parts
     )
     return train, test
@@ -214,23 +236,28 @@ def _class_folders(root: Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _files(root: Path, classes: list[str]) -> _Source:
+def _files(root: Path, classes: list[str]) -> Source:
     if missing := sorted(set(classes) - set(_class_folders(root))):
         raise ValueError(f"{root} has no folder for class {missing[0]!r} ({len(missing)} of {len(classes)} missing)")
     images = [_images(root / name) for name in classes]
     if empty := [name for name, found in zip(classes, images, strict=True) if not found]:
         raise ValueError(f"{root} has no image of class {empty[0]!r}: its folder needs {', '.join(IMG_EXTENSIONS)}")
     labels = np.repeat(np.arange(len(classes)), [len(found) for found in images])
-    return _Source([path for found in images for path in found], labels, tuple(classes))
+    return Source([path for found in images for path in found], labels, tuple(classes))
 
 
 def _images(folder: Path) -> list[Path]:
     """Return the images in a folder and those below it; links to folders are not followed, they may form a circle."""
     files = (Path(where, name) for where, _, names in sorted(os.walk(folder)) for name in sorted(names))
-    return [path for path in files if path.name.lower().endswith(IMG_EXTENSIONS)]
+    return [path for path in files if is_image(path.name)]
 
 
-def _imagenet100(class_list: Path | None) -> tuple[_Source, _Source]:
+def is_image(name: str) -> bool:
+    """Tell whether a file's name is that of an image; a hidden one is some program's."""
+    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+
+
+def _imagenet100(class_list: Path | None) -> tuple[Source, Source]:
     root = _root("imagenet100") / "imagenet"
     if class_list is None:
         raise ValueError("imagenet100 needs --classes FILE, the list of its 100 class folders, one a line")
@@ -243,8 +270,8 @@ def _imagenet100(class_list: Path | None) -> tuple[_Source, _Source]:
     return _files(root / "train", classes), _files(root / "val", classes)
 
 
-def _packed(path: Path) -> tuple[_Source, _Source]:
-    train, test = (_Source([*part.images], part.labels, part.classes) for part in unpack(path))
+def _packed(path: Path) -> tuple[Source, Source]:
+    train, test = (Source([*part.images], part.labels, part.classes) for part in unpack(path))
     return train, test
 
 
@@ -259,13 +286,14 @@ def pack_folder(root: Path, path: Path, seed: int = 0) -> None:
     Raises:
         ValueError: If the folder cannot be used.
     """
-    train, test = _folder(root, seed)
+    train, test, *_ = _folder(root, seed)
     parts = {"train": train, "test": test}
     files = {n: ([p for p in part.images if isinstance(p, Path)], part.labels) for n, part in parts.items()}
     pack(files, train.classes, path)
 
 
-def _folder(root: Path, seed: int) -> tuple[_Source, _Source]:
+def _folder(root: Path, seed: int) -> tuple[Source, ...]:
+    """Return the training and the test part of a folder, and its validation part if it has all three."""
     if not os.path.isdir(root):  # Path.is_dir raises where a name is too long
         raise ValueError(f"data folder {root} does not exist: give folder:PATH with train and test (or val) folders")
     train = root / "train"
@@ -279,4 +307,5 @@ def _folder(root: Path, seed: int) -> tuple[_Source, _Source]:
         return _split(*whole, seed)
     if len(classes := _class_folders(train)) < 2:
         raise ValueError(f"{train} has {len(classes)} class folders: at least two are needed")
-    return _files(train, classes), _files(test, classes)
+    val = [root / "val"] if test.name == "test" and (root / "val").is_dir() else []
+    return tuple(_files(part, classes) for part in (train, test, *val))

@@ -6,7 +6,7 @@ import argparse
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from types import NoneType
@@ -34,6 +34,16 @@ class _Rows(argparse.Action):
         setattr(namespace, self.dest, tuple(rows))
 
 
+def _reading(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
 @dataclass(frozen=True)
 class _Flag:
     path: tuple[str, ...]
@@ -48,9 +58,13 @@ class _Flag:
 
     def add(self, parser: argparse.ArgumentParser, shown: bool) -> None:
         """Add the flag to a parser; what is not given is not there after parsing."""
-        (kind,) = set(get_args(self.type)) - {NoneType} if NoneType in get_args(self.type) else (self.type,)
+        kind: Any = self.type
+        if NoneType in get_args(kind):
+            (kind,) = set(get_args(kind)) - {NoneType}
         how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": self._told() if shown else argparse.SUPPRESS}
-        if get_origin(kind) is Literal:
+        if "read" in self.metadata:
+            how |= {"type": _reading(self.metadata["read"]), "metavar": self.name.rpartition("-")[2].upper()}
+        elif get_origin(kind) is Literal:
             how |= {"choices": get_args(kind), "type": type(get_args(kind)[0])}
         elif get_origin(kind) is tuple:
             inner, _ = get_args(kind)
@@ -62,6 +76,7 @@ class _Flag:
         else:
             how |= {"type": kind, "metavar": kind.__name__.upper()}
         if BY_PLACE.items() <= self.metadata.items():
+            how |= {"nargs": "+"} if "nargs" in how else {}  # of several one at least
             parser.add_argument(".".join(self.path), **{k: v for k, v in how.items() if k != "metavar"})
             return
         short = self.metadata.get("short", ())

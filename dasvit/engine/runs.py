@@ -40,6 +40,26 @@ def unwritable(path: Path, error: Exception) -> Exception:
     return (RunFailedError if full else ValueError)(f"cannot write {path}: {_reason(error)}")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that a user names, whole or not at all.
+
+    Raises:
+        ValueError: If it cannot be written.
+        RunFailedError: If the disk is full.
+    """
+    if not os.path.isdir(path.parent):  # Path.is_dir raises where a name is too long
+        raise ValueError(f"cannot write {path}: folder {path.parent} does not exist")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        try:
+            part.write_text(text, encoding="utf-8")
+            settle(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Tell in one line that a run which could write its directory no longer can.
@@ -62,6 +82,9 @@ class Run:
 
     Args:
         path: The directory.
+
+    Attributes:
+        on_row: Called with each row that is logged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,6 +92,7 @@ class Run:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self._free: Callable[[], Any] = lambda: None
+        self.on_row: Callable[[Mapping[str, Any]], None] = lambda _: None
 
     @classmethod
     def open(cls, path: str | Path, command: str, settings: Any, *, resume: bool = False) -> Run:
@@ -141,12 +165,17 @@ class Run:
         Raises:
             ValueError: If the directory holds no run of this command.
         """
-        name, settings = self._started()
+        name, settings = self.started()
         if name != command:
             raise ValueError(f"{self.path} holds a {name} run, a {command} run is needed")
         return settings
 
-    def _started(self) -> tuple[str, dict[str, Any]]:
+    def started(self) -> tuple[str, dict[str, Any]]:
+        """Return which command was started here, and its settings.
+
+        Raises:
+            ValueError: If the directory holds no run.
+        """
         try:
             stored = json.loads((self.path / "settings.json").read_text())
             started = stored["command"], stored["settings"]
@@ -193,6 +222,19 @@ class Run:
         """
         with writing(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        self.on_row(row)
+
+    def read(self, name: str, part: str) -> Any:
+        """Return a part of a JSON file of the run; nothing if the file or the part is not there.
+
+        Raises:
+            ValueError: If the file is no JSON object.
+        """
+        path = self.path / name
+        if not path.exists():
+            return None
+        with refusing(str(path)):
+            return json.loads(path.read_text()).get(part)
 
     def history(self) -> list[dict[str, Any]]:
         """Return the objects logged so far, up to the first line that a fault left unreadable or half-written."""
@@ -248,7 +290,7 @@ class Run:
             RunFailedError: If it cannot be written; the checkpoints before are still there.
         """
         known, rows = self._checkpoints(), len(self.history())
-        position = {"random": random_states(), "rows": rows, "run": self._started()}
+        position = {"random": random_states(), "rows": rows, "run": self.started()}
         stem = self.checkpoints / f"{_number(known[-1]) + 1 if known else 0:06d}"
         with writing(stem):
             self.checkpoints.mkdir(exist_ok=True)
@@ -312,7 +354,7 @@ class Run:
             try:
                 state = load_state(path)
                 with refusing(f"checkpoint {path}"):
-                    if state["run"] != self._started():
+                    if state["run"] != self.started():
                         raise ValueError("it is of another run")
                     if state["rows"] > rows:
                         raise ValueError(f"{self.metrics} lacks rows logged before it")

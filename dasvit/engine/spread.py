@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from .loop import Signals
@@ -41,17 +42,34 @@ def spread(
     bar = tqdm(total=done + len(pieces), initial=done, desc=title, disable=None if progress else True)
     with bar, Signals() as signals:
         try:
-            for made in Parallel(n_jobs=jobs, return_as="generator")(delayed(work)(piece) for piece in pieces):
+            for made in _made(work, pieces, jobs):
                 yield made
                 bar.update()
                 signals.stop()
-        except (BrokenExecutor, KeyboardInterrupt) as error:
+        except (KeyboardInterrupt, Exception) as error:
             signals.stop()  # it stopped the workers too
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt) or not _of_a_dead_process(error):
                 raise
             raise RunFailedError(
                 f"a process died while {title}, killed or out of memory: go on with --resume and fewer jobs"
             ) from None
+
+
+def _of_a_dead_process(error: BaseException) -> bool:
+    """Tell whether an error says that a process died: joblib's own, or Ray's, which is not among the dependencies."""
+    return isinstance(error, BrokenExecutor) or "RayActorError" in (cls.__name__ for cls in type(error).__mro__)
+
+
+def _made(work: Callable[[Piece], Made], pieces: Sequence[Piece], jobs: int) -> Iterator[Made]:
+    """Yield results in their order; where a backend hands over whole lists only, as Ray's does, round after round."""
+    backend, _ = get_active_backend()
+    if backend.supports_return_generator:
+        yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(work)(piece) for piece in pieces)
+        return
+    with Parallel(n_jobs=jobs) as parallel:
+        size = 2 * effective_n_jobs(jobs)
+        for start in range(0, len(pieces), size):
+            yield from parallel(delayed(work)(piece) for piece in pieces[start : start + size])
 
 
 @contextmanager

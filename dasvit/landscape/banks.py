@@ -119,7 +119,7 @@ class Bank(nn.Module):
         (self.wiring,) = wirings
         self.count, first = len(networks), networks[0]
         self.exempt = first.no_weight_decay()
-        self.grid = first.image_size // first.patch_size
+        self.grid_of = first.grid_of
         self.stem = Together([_Stem(network) for network in networks])
         self.head = Together([nn.Sequential(network.norm, network.head) for network in networks])
         self.layers = nn.ModuleList()
@@ -138,7 +138,7 @@ class Bank(nn.Module):
         for number, layer in enumerate(self.layers, 1):
             how: dict[str, Any] = {"first": 1} if number == len(self.layers) else {}
             if layer.needs_grid:
-                how["grid"] = (self.grid, self.grid)
+                how["grid"] = self.grid_of(images)
             x_prev, x = x, layer(x_prev, x, **how)
         return self.head(x[:, 0].unflatten(0, (self.count, -1))).transpose(0, 1)
 

@@ -40,7 +40,7 @@ class _Looking:
     right: Bool[Tensor, "g images"]
 
     def __init__(self, recipe: RetrainSettings, curve_images: int, data: Data, device: torch.device) -> None:
-        _, val = set_apart(recipe, data.train)
+        _, val = set_apart(recipe, data.train, data.val)
         assert val is not None
         self.last, self.size, self.device = recipe.epochs - 1, recipe.image_size, device
         self.parts = {"val": val.to(device), "test": data.test.to(device)}
@@ -103,10 +103,11 @@ class BankTraining:
     def __init__(self, settings: LandscapeSettings, piece: Sequence[tuple[int, int]], data: Data) -> None:
         recipes = [recipe_of(settings, *training) for training in piece]
         self.recipe = recipe = recipes[0]
-        if recipe.mixup or recipe.cutmix or recipe.erase:
-            raise ValueError("mixup, cutmix and erase are not for banks: train one encoder at a time")
+        for name in ("mixup", "cutmix", "erase", "drop_path", "ema", "teacher", "init_from"):
+            if getattr(recipe, name):
+                raise ValueError(f"{name} is not for banks: train one encoder at a time")
         self.fabric = make_fabric(recipe.hardware)
-        train, _ = set_apart(recipe, data.train)
+        train, _ = set_apart(recipe, data.train, data.val)
         self.images = train.to(self.fabric.device)
         self.epochs, self.steps = recipe.epochs, len(train) // recipe.batch_size
         networks = []

@@ -85,7 +85,7 @@ class Landscape:
         cls, settings: LandscapeSettings, rows: Sequence[Mapping[str, Any]], data: Data, **more: Any
     ) -> Landscape:
         """Return what was trained on some images as a landscape; ``more`` are its other arguments."""
-        _, val = set_apart(settings.recipe, data.train)
+        _, val = set_apart(settings.recipe, data.train, data.val)
         assert val is not None
         sizes = {"val": len(val), "test": len(data.test)}
         early = settings.recipe.epochs - 1

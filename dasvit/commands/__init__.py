@@ -1,0 +1,1 @@
+"""Commands, with their options beside them (own images)."""

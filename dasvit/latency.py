@@ -1,0 +1,113 @@
+"""A table of the times of operations on this machine, and how far whole networks are from it (own objective)."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .costs import TABLE, Shape, operation_cost, trunk_cost
+from .data.sizes import ImageSize, pair
+from .encoder import build
+from .engine.provenance import provenance
+from .space import Genotype, Operation, SearchSpace
+from .vit import count_patches
+
+ROUNDS = 15  # everything is measured in turn so many times, and the shortest counts: a machine has other work
+SHORTEST = 0.01  # seconds that one measurement takes at least
+
+
+def measure(
+    space: SearchSpace,
+    *,
+    image_size: ImageSize,
+    patch_size: int,
+    dim: int,
+    depth: int,
+    in_channels: int = 3,
+    num_classes: int = 10,
+    batch_size: int = 1,
+    checks: int = 10,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Measure what each operation of a space takes here, and whole networks beside it, all without gradients.
+
+    A network is taken to need what one of identities alone does, and for each operation of each layer what it adds
+    to that when it takes the place of one identity in every layer. Whole networks, drawn at random, are measured to
+    tell how far that is from the truth.
+
+    Args:
+        space: Whose operations are measured.
+        image_size: Size of an image in pixels.
+        patch_size: Side of a patch in pixels.
+        dim: Width of a token.
+        depth: Number of layers.
+        in_channels: Channels of an image.
+        num_classes: Number of classes.
+        batch_size: Images at a time; what is told is the time of one.
+        checks: Whole networks to be measured.
+        device: Where.
+
+    Returns:
+        What is written as JSON, with ``seconds`` of an image by operation and of the ``"trunk"``, and in ``checked`` a
+        row for each network.
+    """
+    shape = Shape(1 + count_patches(image_size, patch_size), dim, depth, in_channels * patch_size**2, num_classes)
+    sizes: dict[str, Any] = {"image_size": image_size, "patch_size": patch_size, "in_channels": in_channels}
+    sizes |= {"num_classes": num_classes, "dim": dim, "depth": depth}
+    images = torch.randn(batch_size, in_channels, *pair(image_size), device=device)
+    operations = [op for op in space.operations if op.spec.scale is None]
+    drawn = [space.sample(random.Random(seed)) for seed in range(checks)]
+
+    def network(genotype: Genotype) -> Callable[[], Any]:
+        model = build(genotype, **sizes).to(device).eval()
+        return lambda: model(images)
+
+    def with_one(operation: Operation) -> Genotype:
+        """Return identities as many as an encoder has operations, the last of them replaced."""
+        counts = [min(space.keep, space.inputs + node) for node in range(space.nodes)]
+        nodes = [[(source, Operation("skip")) for source in range(count)] for count in counts]
+        nodes[-1][-1] = (nodes[-1][-1][0], operation)
+        return Genotype(tuple(map(tuple, nodes)), space.inputs)
+
+    calls = [network(with_one(op)) for op in (Operation("skip"), *operations)] + [network(g) for g in drawn]
+    trunk, *rest = (each / batch_size for each in _timed(calls, torch.device(device)))
+    added = (max(0.0, whole - trunk) / depth for whole in rest)
+    times = {"trunk": trunk, "skip": 0.0} | dict(zip(map(str, operations), added, strict=False))
+    table = {"format": TABLE, "tokens": shape.tokens, "dim": dim, "depth": depth, "seconds": times}
+    text = json.dumps(table)
+    predicted = [predict(genotype, shape, text) for genotype in drawn]
+    checked = [
+        {"genotype": genotype.to_json(), "predicted": guess, "measured": truth}
+        for genotype, guess, truth in zip(drawn, predicted, rest[len(operations) :], strict=True)
+    ]
+    return {**table, "batch_size": batch_size, "checked": checked, "provenance": provenance()}
+
+
+def predict(genotype: Genotype, shape: Shape, table: str) -> float:
+    """Return the seconds of an image that a table foretells for the network of an encoder."""
+    layer = sum(operation_cost(op, "latency", shape, table) for _, op in genotype.edges)
+    return trunk_cost("latency", shape, table) + shape.depth * layer
+
+
+@torch.inference_mode()
+def _timed(calls: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
+    """Return the seconds of each call: the shortest of rounds, in each of which all have their turn."""
+
+    def once(call: Callable[[], Any], count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / count
+
+    for call in calls:
+        call()
+    counts = [max(1, min(1000, round(SHORTEST / max(1e-9, once(call, 1))))) for call in calls]
+    rounds = [[once(call, count) for call, count in zip(calls, counts, strict=True)] for _ in range(ROUNDS)]
+    return [min(column) for column in zip(*rounds, strict=True)]

@@ -1,0 +1,164 @@
+"""Work spread over a cluster of processes of their own, and a search that torchrun starts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import distributed
+import joblib
+import pytest
+from joblib.parallel import LokyBackend
+
+from dasvit.training_free import TFSearchSettings, tf_search
+
+SETTINGS = TFSearchSettings("autoformer-xs", samples=16, image_size=8, patch_size=4, in_channels=1, num_classes=10)
+QUICK = ["--data", "digits", "--dim", "24", "--train-images", "100", "--stages", "1", "8", "1", "1", "3", "1"]
+EXACT = ["--device", "cpu", "--precision", "64-true"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_worker_that_is_killed_loses_nothing(tmp_path):
+    expected = tf_search(SETTINGS).rows
+    cluster = distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None)
+    killed: list[int] = []
+    with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
+        (first, *_) = [worker.process.process for worker in cluster.workers.values()]
+
+        def kill():
+            while not killed:
+                if len((tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines() if written() else []) >= 3:
+                    killed.append(first.pid)
+                    os.kill(first.pid, signal.SIGKILL)
+
+        def written():
+            return (tmp_path / "run" / "metrics.jsonl").exists()
+
+        threading.Thread(target=kill, daemon=True).start()
+        rows = tf_search(SETTINGS, tmp_path / "run", jobs=-1).rows
+    assert killed
+    assert rows == expected
+    assert [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == expected
+
+
+class Rounds(LokyBackend):
+    """A backend that hands over whole lists only, as Ray's does, and whose workers may die as Ray's do."""
+
+    supports_return_generator = False
+
+
+class RayActorError(Exception):
+    """What Ray raises, by its name."""
+
+
+def test_rounds_come_to_the_same():
+    joblib.register_parallel_backend("rounds", Rounds)
+    with joblib.parallel_config(backend="rounds"):
+        assert tf_search(SETTINGS, jobs=2).rows == tf_search(SETTINGS).rows
+
+
+def test_a_dead_actor_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
+    from dasvit.engine.runs import RunFailedError
+    from dasvit.training_free import search
+
+    joblib.register_parallel_backend("rounds", Rounds)
+    score, calls = search.score_number, []
+
+    def dying(settings, number):
+        calls.append(number)
+        if len(calls) == 9:
+            raise RayActorError("the actor is dead")
+        return score(settings, number)
+
+    monkeypatch.setattr(search, "score_number", dying)
+    with joblib.parallel_config(backend="rounds"), pytest.raises(RunFailedError, match="a process died while scoring"):
+        tf_search(SETTINGS, tmp_path / "run", jobs=1)
+    monkeypatch.undo()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 8  # whole rounds
+    assert tf_search(SETTINGS, tmp_path / "run", resume=True).rows == tf_search(SETTINGS).rows
+
+
+RAY = """
+import sys, joblib, ray, threading, os, signal, time, psutil
+from pathlib import Path
+from ray.util.joblib import register_ray
+from dasvit.engine.runs import RunFailedError
+from dasvit.training_free import TFSearchSettings, tf_search
+settings = TFSearchSettings("autoformer-xs", samples=24, image_size=8, patch_size=4, in_channels=1, num_classes=10)
+expected, out = tf_search(settings).rows, Path(sys.argv[1])
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+register_ray()
+killed = []
+def kill():
+    while not killed:
+        time.sleep(0.01)
+        if (out / "metrics.jsonl").exists() and len((out / "metrics.jsonl").read_bytes().splitlines()) >= 4:
+            for process in psutil.Process().children(recursive=True):
+                if "PoolActor" in " ".join(process.cmdline()) and not killed:
+                    killed.append(process.pid)
+                    os.kill(process.pid, signal.SIGKILL)
+threading.Thread(target=kill, daemon=True).start()
+with joblib.parallel_config(backend="ray"):
+    try:
+        tf_search(settings, out, jobs=2)
+    except RunFailedError as error:
+        assert killed and "a process died" in str(error)
+    rows = tf_search(settings, out, jobs=2, resume=True).rows
+assert killed and rows == expected
+"""
+
+
+def test_ray_loses_nothing(tmp_path):
+    pytest.importorskip("ray")
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "-c", RAY, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def torchrun(*arguments):
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    start += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    return subprocess.run([*start, "-m", "dasvit.cli", *map(str, arguments)], capture_output=True, text=True)
+
+
+def rows(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_torchrun_finds_what_one_process_finds(order, tmp_path):
+    command = ["search", *QUICK, *EXACT, "--order", order]
+    done = torchrun(*command, "--devices", 2, "--out", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    alone = [sys.executable, "-m", "dasvit.cli", *map(str, command), "--out", str(tmp_path / "one")]
+    assert subprocess.run(alone, capture_output=True).returncode == 0
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert one["genotype"] == two["genotype"]
+        for edge, alpha in one["alpha"].items():
+            assert two["alpha"][edge] == pytest.approx(alpha, abs=1e-5)
+
+
+def test_a_retraining_by_torchrun_goes_on_with_as_many_processes_and_no_other(tmp_path):
+    quick = ["--data", "digits", "--train-images", 200, "--test-images", 50, "--dim", 24, "--depth", 1]
+    quick += ["--epochs", 2, "--warmup-epochs", 1, *EXACT]
+    run = tmp_path / "run"
+    done = torchrun("retrain", *quick, "--devices", 2, "--out", run)
+    assert done.returncode == 0, done.stderr
+    result, history = (run / "result.json").read_text(), rows(run)
+    newest = max((run / "checkpoints").iterdir())
+    newest.unlink()  # as if it had been killed in the last epoch
+    other = [sys.executable, "-m", "dasvit.cli", "retrain", "--out", str(run), "--resume", "--devices", "1"]
+    refused = subprocess.run(other, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "started with other settings: hardware.devices 1 (was 2); resume without them" in refused.stderr
+    again = torchrun("retrain", "--out", run, "--resume")
+    assert again.returncode == 0, again.stderr
+    untimed = [
+        [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in r] for r in (history, rows(run))
+    ]
+    assert untimed[0] == untimed[1]
+    assert (run / "result.json").read_text() == result
