@@ -13,8 +13,11 @@ from .table import Landscape
 if TYPE_CHECKING:
     from syne_tune.blackbox_repository.blackbox_tabular import BlackboxTabular
 
-FIDELITY, ELAPSED, MEASURED = "epoch", "elapsed_seconds", "measured"
-"""What syne-tune is told: the fidelity; seconds of a training until then; 1 where it was trained, else 0."""
+FIDELITY = "epoch"
+ELAPSED = "elapsed_seconds"
+"""The objective by which a simulation goes: seconds of a training until the end of an epoch."""
+MEASURED = "measured"
+"""The objective that is 1 where an encoder was trained, else 0."""
 
 
 def configuration(genotype: Genotype) -> dict[str, str]:

@@ -208,7 +208,7 @@ class Landscape:
 
         Args:
             encoder: One of the space, of which the shrunken estimate counts; or what a network of any kind came to.
-            metric: One of :data:`ACCURACIES` and :data:`LOSSES`.
+            metric: An accuracy or a loss of :data:`METRICS`.
             epoch: After how many epochs; by default after all.
 
         Raises:
