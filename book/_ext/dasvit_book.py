@@ -55,7 +55,7 @@ LINKS = {
     "dasvit.engine.spread.Made": PYTHON + "typing.html#typing.TypeVar",
     "dasvit.operations.Piece": PYTHON + "typing.html#typing.TypeVar",
     "dasvit.operations.Made": PYTHON + "typing.html#typing.TypeVar",
-    "BlackboxTabular": "https://syne-tune.readthedocs.io",
+    "syne_tune.blackbox_repository.blackbox_tabular.BlackboxTabular": "https://syne-tune.readthedocs.io",
     "dasvit.training_free.statistics.Key": PYTHON + "typing.html#typing.TypeVar",
     "contextlib.AbstractContextManager": PYTHON + "contextlib.html#contextlib.AbstractContextManager",
     "PIL.Image.Image": "https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..space import Genotype
 from .table import Landscape
 
-if TYPE_CHECKING:
+try:
+    import pandas as pd
     from syne_tune.blackbox_repository.blackbox_tabular import BlackboxTabular
+    from syne_tune.config_space import choice, randint
+except ImportError as error:
+    raise ImportError(f"a black box needs syne-tune: pip install 'dasvit[syne-tune]' ({error})") from None
 
 FIDELITY = "epoch"
 ELAPSED = "elapsed_seconds"
@@ -41,15 +44,8 @@ def blackbox(landscape: Landscape, metrics: Sequence[str] = ("val", "test")) -> 
         metrics: Of :data:`~dasvit.landscape.table.METRICS`; accuracies are to be maximised, all others minimised.
 
     Raises:
-        ImportError: If syne-tune is not installed.
         ValueError: If there is no such metric.
     """
-    try:
-        import pandas as pd
-        from syne_tune.blackbox_repository.blackbox_tabular import BlackboxTabular
-        from syne_tune.config_space import choice, randint
-    except ImportError as error:
-        raise ImportError(f"a black box needs syne-tune: pip install 'dasvit[syne-tune]' ({error})") from None
     space, epochs = landscape.settings.space, np.arange(1, landscape.epochs + 1)
     columns = [np.stack([landscape.means(metric, int(epoch)) for epoch in epochs], axis=1) for metric in metrics]
     seconds = np.stack([landscape.means("seconds", int(epoch)) for epoch in epochs], axis=1)
