@@ -42,7 +42,7 @@ from .searching import Loss
 from .space import Genotype
 from .vit import VisionTransformer, weight_groups
 
-ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_loss"), float)
+ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_balanced", "val_loss"), float)
 """What is logged of an epoch, and what else with validation images."""
 RESULT, PREPARATION = "result.json", "preparation"
 """The file of a run directory with what it came to, and its part that says how images are prepared."""
