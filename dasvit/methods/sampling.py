@@ -176,7 +176,7 @@ def successive_halving(
         rate: One of so many goes on.
     """
     rungs = [epochs]
-    while rungs[0] > rate:
+    while rungs[0] >= rate:
         rungs.insert(0, rungs[0] // rate)
     spending, fresh = Spending(evaluate, seconds), _attending(space, random.Random(seed))
     while spending.left:
