@@ -290,7 +290,7 @@ BAD_INPUT = [
     (["search", "--data", "digits"], "--out"),
     ([*SEARCH, "--bogus"], "--bogus"),
     ([*SEARCH, "--preset", "huge"], "unknown preset 'huge'; known: tiny, small, paper"),
-    ([*SEARCH, "--method", "enas"], "unknown method 'enas'; known: dasvit, darts"),
+    ([*SEARCH, "--method", "enas"], "unknown method 'enas'; known: dasvit, dasvit-all-tokens,"),
     ([*SEARCH, "--data", "mnist"], "unknown data 'mnist'; known: digits"),
     ([*SEARCH, "--data", "folder:TMP/none"], "data folder TMP/none does not exist"),
     ([*SEARCH, "--data", "cifar10"], "DASVIT_DATA"),
