@@ -370,6 +370,16 @@ def test_a_method_applied_twice_is_applied_once(name):
     assert once.seed == QUICK.seed
 
 
+def test_a_method_leaves_what_else_is_asked_for():
+    asked = replace(QUICK, relaxation=RelaxationSettings(beta=3.0), schedule=ScheduleSettings(hessian=True))
+    for name in ("darts", "tangle", "darts-minus", "p-darts", "pc-darts", "dasvit-unfair"):
+        made = METHODS[name](asked)
+        assert made.relaxation.beta == 3
+        assert made.schedule.hessian, name
+    with pytest.raises(ValueError, match="beta with mix uniform"):
+        METHODS["one-shot"](asked)
+
+
 def test_methods_differ_and_cite_a_paper_of_the_bibliography():
     made = {name: METHODS[name](QUICK) for name in METHODS}
     assert len({repr(settings) for settings in made.values()}) == len(METHODS)

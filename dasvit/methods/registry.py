@@ -6,12 +6,11 @@ rates, stays as it is in the settings: nothing is tuned for one method alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..search_settings import SearchSettings
-from .settings import RelaxationSettings
 
 
 @dataclass(frozen=True)
@@ -49,20 +48,23 @@ def without_fairness(settings: SearchSettings) -> SearchSettings:
     return replace(settings, fairness=replace(settings.fairness, skip_weight=0.0, type_weight=0.0))
 
 
-def _darts(how: RelaxationSettings | None = None, **more: Any) -> Callable[[SearchSettings], SearchSettings]:
-    """Return the change to DARTS with another relaxation, and other changes."""
-    return lambda settings: plain(settings, relaxation=how or RelaxationSettings(), **more)
+def _darts(
+    relaxation: Mapping[str, Any] | None = None, schedule: Mapping[str, Any] | None = None, **more: Any
+) -> Callable[[SearchSettings], SearchSettings]:
+    """Return the change to DARTS with these settings of its relaxation and schedule; others stay as they are given."""
+
+    def change(settings: SearchSettings) -> SearchSettings:
+        own = {"relaxation": replace(settings.relaxation, **(relaxation or {}))}
+        return plain(settings, **own, schedule=replace(settings.schedule, **(schedule or {})), **more)
+
+    return change
 
 
 def _pdarts(settings: SearchSettings) -> SearchSettings:
     """Stages as they are; dropout of identities 0, 0.4, 0.7, weights alone for 10 of 25 epochs, two identities."""
-    relaxation = RelaxationSettings(skip_dropout=(0.0, 0.4, 0.7))
+    relaxation = replace(settings.relaxation, skip_dropout=(0.0, 0.4, 0.7))
     schedule = replace(settings.schedule, alpha_warmup=0.4, max_skips=2)
     return without_fairness(replace(settings, keep_ratio=1.0, relaxation=relaxation, schedule=schedule))
-
-
-def _scheduled(how: RelaxationSettings, **change: Any) -> Callable[[SearchSettings], SearchSettings]:
-    return lambda settings: plain(settings, relaxation=how, schedule=replace(settings.schedule, **change))
 
 
 METHODS: dict[str, Method] = {
@@ -77,52 +79,52 @@ METHODS: dict[str, Method] = {
     "dasvit-unfair": Method("wu2025dasvit", "DASViT without the fairness term", without_fairness),
     "dasvit-one-stage": Method("wu2025dasvit", "DASViT in one stage at the last depth", one_stage),
     "darts": Method(
-        "liu2019darts", "softmax of α on one supernet; the gradient of α takes the weights as they are", _darts(order=1)
+        "liu2019darts", "softmax of α on one supernet; the gradient of α takes the weights as they are", _darts()
     ),
     "darts-2": Method("liu2019darts", "DARTS with the gradient through one step of the weights", _darts(order=2)),
     "darts+": Method(
         "liang2019dartsplus",
         "DARTS that stops when the encoder has two identities",
-        _scheduled(RelaxationSettings(), stop_skips=2),
+        _darts(schedule={"stop_skips": 2}),
     ),
     "darts-minus": Method(
         "chu2021dartsminus",
         "DARTS with an auxiliary skip of weight 1, decaying linearly to 0, beside each identity",
-        _darts(RelaxationSettings(skip_bonus=1.0)),
+        _darts({"skip_bonus": 1.0}),
     ),
     "p-darts": Method(
         "chen2019pdarts", "stages as in DASViT, identities dropped at random, two of them at most", _pdarts
     ),
-    # a quarter of the channels in the paper; here half of them, or a head of attention would have none
+    # a quarter of the channels in the paper; here half of them, for heads of attention have to divide them
     "pc-darts": Method(
         "xu2020pcdarts",
         "operations on half of the channels, weights of edges; weights alone for 15 of 50 epochs",
-        _scheduled(RelaxationSettings(partial=2), alpha_warmup=0.3),
+        _darts({"partial": 2}, {"alpha_warmup": 0.3}),
     ),
     "fair-darts": Method(
         "chu2020fairdarts",
         "a sigmoid for each operation, pulled to zero or one by a loss of weight 10",
-        _darts(RelaxationSettings(mix="sigmoid", zero_one=10.0)),
+        _darts({"mix": "sigmoid", "zero_one": 10.0}),
     ),
     "beta-darts": Method(
         "ye2022betadarts",
         "DARTS with a penalty on logsumexp(α) whose weight grows linearly from 0 to 50",
-        _darts(RelaxationSettings(beta=50.0)),
+        _darts({"beta": 50.0}),
     ),
     "drnas": Method(
         "chen2021drnas",
         "weights drawn from Dirichlet distributions whose concentrations are learned and anchored at 1 by 1e-3",
-        _darts(RelaxationSettings(mix="dirichlet", anchor=1e-3), alpha_weight_decay=0.0),
+        _darts({"mix": "dirichlet", "anchor": 1e-3}, alpha_weight_decay=0.0),
     ),
     "tangle": Method(
         "sukthanker2024tangle",
         "DARTS with one set of weights for all candidates of a kind",
-        _darts(RelaxationSettings(entangled=True)),
+        _darts({"entangled": True}),
     ),
     "one-shot": Method(
         "guo2020spos",
         "one random path of the supernet a step; then evolution over its validation accuracy",
-        _darts(RelaxationSettings(mix="uniform")),
+        _darts({"mix": "uniform"}),
     ),
 }
 """Every method of ``dasvit search --method`` by its name.
