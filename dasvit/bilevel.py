@@ -106,9 +106,8 @@ def second_order_gradient(
     with moved(weights, [w - inner_lr * g for w, g in zip(current, inner, strict=True)]):
         (gradient, *v), loss = _gradients(upper, [alpha, *weights], mean)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in v]))
-    if norm == 0:
-        return gradient, loss
-    step = 0.2 * torch.finfo(norm.dtype).eps ** (1 / 3) / norm
+    # where v is zero so is the product, at any step; to ask here would be to wait, and a plan has no values to ask
+    step = torch.where(norm > 0, 0.2 * torch.finfo(norm.dtype).eps ** (1 / 3) / norm, 1.0)
 
     def lower_gradient(sign: int) -> Tensor:
         values = [w + sign * step * x for w, x in zip(current, v, strict=True)]

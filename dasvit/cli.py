@@ -152,6 +152,7 @@ def _search(arguments: list[str]) -> None:
     from .data.sources import load_data
     from .engine.hardware import out_of_memory
     from .engine.runs import RunFailedError
+    from .monitor import undecided
     from .plan import advice
     from .presets import SEARCH
     from .searching import METHODS, SearchSettings, search
@@ -171,6 +172,8 @@ def _search(arguments: list[str]) -> None:
             raise
         images = {"channels": data.train.channels, "classes": len(data.train.classes)}
         raise RunFailedError(f"out of memory: {advice(settings, **images)}") from None
+    if (why := undecided(result.history)) is not None:
+        rank_zero_only(print)("dasvit:", why, file=sys.stderr)
     rank_zero_only(print)(result.genotype.to_json())
 
 

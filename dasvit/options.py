@@ -21,7 +21,9 @@ class Search:
     preset: str | None = None
     """tiny, small or paper; without it tiny for digits, else small. The other flags change its settings."""
     method: str = "dasvit"
-    """dasvit, or darts: one stage at the last depth, every token, no fairness term."""
+    """dasvit, or another of the family: dasvit-all-tokens, dasvit-unfair, dasvit-one-stage, darts (one stage, every
+    token, no fairness term), darts-2, darts+, darts-minus, p-darts, pc-darts, fair-darts, beta-darts, drnas, tangle,
+    one-shot."""
     resume: bool = False
     """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
     logger: Literal["csv", "tensorboard"] | None = None

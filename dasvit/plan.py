@@ -176,6 +176,8 @@ def _on_fakes(settings: SearchSettings) -> tuple[SearchSettings, Fabric, int]:
     whole = settings.batch_size // settings.hardware.devices
     parts = min(2, settings.accumulate, whole)
     size = min(whole, -(-whole // settings.accumulate) * parts)  # each further part needs what the second one needs
+    if settings.relaxation.mix == "uniform":  # which path is not known: as if every operation were computed
+        settings = replace(settings, relaxation=replace(settings.relaxation, mix="softmax"))
     settings = replace(settings, hardware=hardware, batch_size=size, accumulate=parts, init=None)
     return settings, make_fabric(hardware), whole
 

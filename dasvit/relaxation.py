@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from .encoder import Cell, build, make_operation
 from .joint import JointCell
 from .lean import normalise
+from .methods.mixing import expected_weights
+from .methods.settings import RelaxationSettings
 from .operations import Grid, PreNorm, Zero
 from .space import Genotype, Operation, SearchSpace, edge_name
 from .tokens import TokenSelection
@@ -106,6 +108,8 @@ class Supernet(VisionTransformer):
             kept. The same gradients, more time.
         class_token_last: Whether the last layer computes the class token alone; networks that are extracted do not.
         joint: Whether a layer's operations are computed in few large products, see :mod:`dasvit.joint`.
+        relaxation: How α becomes mixing weights; by default their softmax.
+        make_edge: Makes a mixed edge from candidates and the width; by default a :class:`MixedEdge`.
         **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init`` of
             :class:`~dasvit.vit.VisionTransformer`.
 
@@ -125,6 +129,8 @@ class Supernet(VisionTransformer):
         recompute: bool = False,
         class_token_last: bool = False,
         joint: bool = False,
+        relaxation: RelaxationSettings | None = None,
+        make_edge: Callable[[Sequence[Operation], int], MixedEdge] | None = None,
         **settings: Any,
     ) -> None:
         if joint and recompute:
@@ -132,10 +138,11 @@ class Supernet(VisionTransformer):
         candidates = candidates or (space.operations,) * len(space.edges)
         check_candidates(space, candidates)
         edges = dict(zip(space.edges, candidates, strict=True))
+        make = make_edge or (lambda operations, dim: MixedEdge(operations, dim, recompute))
         cell = JointCell if joint else Cell
         free = not any(op.spec.needs_grid for operations in candidates for op in operations)
         super().__init__(
-            lambda: cell({edge: MixedEdge(ops, dim, recompute) for edge, ops in edges.items()}, space.inputs),
+            lambda: cell({edge: make(ops, dim) for edge, ops in edges.items()}, space.inputs),
             depth=depth,
             dim=dim,
             make_selection=lambda: TokenSelection(dim, keep_ratio) if keep_ratio != 1 and free else nn.Identity(),
@@ -144,7 +151,9 @@ class Supernet(VisionTransformer):
         )
         self.space, self.candidates = space, candidates
         self.dim, self.settings = dim, {"depth": depth, **settings}
-        self.alpha = nn.Parameter(1e-3 * torch.randn(len(candidates), len(candidates[0])))
+        self.relaxation = relaxation or RelaxationSettings()
+        columns = len(candidates[0]) + (self.relaxation.partial > 1)  # the last one is that of the edges
+        self.alpha = nn.Parameter(1e-3 * torch.randn(len(candidates), columns))
 
     @property
     def network_parameters(self) -> list[nn.Parameter]:
@@ -152,8 +161,8 @@ class Supernet(VisionTransformer):
         return [p for name, p in self.named_parameters() if name != "alpha"]
 
     def mixing_weights(self) -> Float[Tensor, "edges operations"]:
-        """Return ``softmax(α)`` by edge, in float32 at least."""
-        return self.alpha.softmax(dim=-1, dtype=torch.promote_types(self.alpha.dtype, torch.float32))
+        """Return what α stands for, by default ``softmax(α)`` by edge, in float32 at least."""
+        return expected_weights(self.alpha, self.relaxation, tuple(target for _, target in self.space.edges))
 
     def forward(  # type: ignore[override]
         self,
@@ -162,20 +171,23 @@ class Supernet(VisionTransformer):
         *,
         intermediates: bool = False,
     ) -> Any:
-        """Classify images, mixing the candidates with ``softmax(α)`` or the ``weights`` given."""
+        """Classify images, mixing the candidates with :meth:`mixing_weights` or the ``weights`` given."""
         weights = self.mixing_weights() if weights is None else weights
         return super().forward(images, weights, intermediates=intermediates)
 
-    def genotype(self) -> Genotype:
+    def genotype(self, max_skips: int | None = None) -> Genotype:
         """Return the architecture that α stands for now, see :func:`derive`."""
-        return derive(self.mixing_weights(), self.candidates, self.space)
+        return derive(self.mixing_weights(), self.candidates, self.space, max_skips)
 
     def extract(self, genotype: Genotype) -> VisionTransformer:
         """Return the derived network with the weights that it has in this supernet.
 
         Raises:
-            ValueError: If an operation of ``genotype`` is not among the candidates of its edge.
+            ValueError: If an operation of ``genotype`` is not among the candidates of its edge, or if operations see
+                a part of the channels alone.
         """
+        if self.relaxation.partial > 1:
+            raise ValueError("operations on a part of the channels have no weights for a derived network: train it")
         network = build(genotype, dim=self.dim, **self.settings).to(self.alpha)
         state = {
             k: v for k, v in self.state_dict().items() if not k.startswith(("alpha", "layers.", "token_selection."))
@@ -210,17 +222,35 @@ def check_candidates(space: SearchSpace, candidates: Candidates) -> None:
             raise ValueError(f"edge {edge} has no operation but zero: keep at least two operations an edge")
 
 
-def derive(weights: Float[Tensor, "edges operations"], candidates: Candidates, space: SearchSpace) -> Genotype:
+def derive(
+    weights: Float[Tensor, "edges operations"], candidates: Candidates, space: SearchSpace, max_skips: int | None = None
+) -> Genotype:
     """Discretise: the strongest non-zero operation of each edge, then each node's ``keep`` strongest edges.
 
     Args:
         weights: Mixing weights ``softmax(α)``.
         candidates: The operations the columns stand for, by edge.
         space: The search space.
+        max_skips: Identities to keep at most. While there are more, the weakest one's weight becomes zero and the
+            genotype is derived again; an edge that has nothing else but zero keeps it.
 
     Returns:
         The genotype; the first of equally strong choices wins.
     """
+    found = _strongest(weights, candidates, space)
+    places = {edge: i for i, edge in enumerate(space.edges)}
+    while max_skips is not None:
+        kept = [(places[edge], candidates[places[edge]].index(op)) for edge, op in found.edges if op.spec.scale == 1]
+        weighing = [place for place in kept if weights[place] > 0]
+        if len(kept) <= max_skips or not weighing:
+            break
+        weakest = min(weighing, key=lambda place: float(weights[place]))
+        weights = weights.index_put(tuple(map(torch.tensor, weakest)), weights.new_zeros(()))
+        found = _strongest(weights, candidates, space)
+    return found
+
+
+def _strongest(weights: Tensor, candidates: Candidates, space: SearchSpace) -> Genotype:
     best: dict[int, list[tuple[float, int, Operation]]] = {}
     for (source, target), row, operations in zip(space.edges, weights.tolist(), candidates, strict=True):
         # of equals the first: min by -p, where max by p would have to turn the order round

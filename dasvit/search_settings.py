@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .checks import check_image, check_sizes, check_training
@@ -13,6 +12,7 @@ from .data.sources import DataSettings
 from .engine.hardware import Hardware
 from .engine.seeds import check_seed
 from .fairness import FairnessSettings
+from .methods.settings import RelaxationSettings, ScheduleSettings
 from .space import SearchSpace
 from .vit import Init
 
@@ -50,6 +50,10 @@ class SearchSettings:
     """What the network found should cost."""
     attends: bool = False
     """Find the likeliest encoder that has attention: without any, the class token sees no image."""
+    relaxation: RelaxationSettings = field(default_factory=RelaxationSettings)
+    """What methods of the family vary: how α becomes mixing weights, and terms of α alone."""
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    """When α is moved, when a stage ends, how an encoder is derived."""
     order: Literal[1, 2] = 1
     """Order of the architecture gradient."""
     carry_alpha: bool = False
@@ -99,25 +103,38 @@ class SearchSettings:
             raise ValueError("joint on with recompute: what is computed in few products is kept, use --joint auto")
         if self.order == 2 and self.hardware.capture == "on":
             raise ValueError("capture on with order 2: only steps of order 1 can be recorded, use --capture auto")
+        self._check_method()
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio {self.keep_ratio:g} is outside (0, 1]: 1 keeps every token, 0.5 half of them")
+
+    def _check_method(self) -> None:
+        """Check that what methods vary goes together with the rest."""
+        how, edges = self.relaxation, None
+        if how.partial > 1 and self.dim % how.partial:
+            raise ValueError(f"partial {how.partial} does not divide dim {self.dim}")
+        if how.own_edges:
+            edges = "mix uniform" if how.mix == "uniform" else "entangled" if how.entangled else "partial channels"
+        for name, given in {"joint on": self.joint == "on", "recompute": self.recompute}.items():
+            if edges and given:
+                raise ValueError(f"{name} with {edges}: these edges are computed as they are written, leave it out")
+        if edges and self.hardware.compile:
+            raise ValueError(f"compile with {edges}: these edges are computed as they are written, leave it out")
+        if self.hardware.capture == "on" and (how.steps_differ or self.schedule.alpha_warmup):
+            raise ValueError("capture on with steps that differ: what is recorded stays as it is, use --capture auto")
+        limited = (
+            "mix uniform" if how.mix == "uniform" else "max_skips" if self.schedule.max_skips is not None else None
+        )
+        if self.attends and limited:
+            raise ValueError(f"attends with {limited}: each chooses the encoder in its own way, use --no-attends")
+        if self.target.unit is not None and (limited or how.mix != "softmax" or how.partial > 1):
+            raise ValueError("a target with weights other than softmax(α), or max_skips: costs follow from softmax(α)")
+        if self.order == 2 and how.mix == "uniform":
+            raise ValueError("order 2 with mix uniform: one random path has no α, leave it out")
+        if len(self.stages) > 1 and (self.schedule.stop_skips is not None or how.mix == "uniform"):
+            name = "mix uniform" if how.mix == "uniform" else "stop_skips"
+            raise ValueError(f"{name} with {len(self.stages)} stages: it is for a search of one stage, see --stages")
 
     @property
     def ordering(self) -> int:
         """The seed of halves, order and distortions."""
         return self.seed if self.order_seed is None else self.order_seed
-
-
-def plain_darts(settings: SearchSettings) -> SearchSettings:
-    """Return the settings of DARTS: one stage at the last depth, every operation, every token, no regularisation."""
-    epochs = sum(epochs for *_, epochs in settings.stages)
-    return replace(
-        settings,
-        stages=((settings.stages[-1][0], len(settings.space.operations), epochs),),
-        keep_ratio=1.0,
-        fairness=replace(settings.fairness, skip_weight=0.0, type_weight=0.0),
-    )
-
-
-METHODS: dict[str, Callable[[SearchSettings], SearchSettings]] = {"dasvit": replace, "darts": plain_darts}
-"""What each method makes of settings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,7 @@ from lightning_fabric import Fabric, seed_everything
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from .bilevel import first_order_gradient, frozen, second_order_gradient
+from .bilevel import first_order_gradient, frozen, moved, second_order_gradient
 from .data.images import Batch, ImageSet
 from .engine.capture import Metrics, Recorded, Recorder, uncompiled
 from .engine.hardware import average, compile_network, place, recorder_of
@@ -23,17 +24,26 @@ from .engine.runs import Run
 from .engine.seeds import derive
 from .engine.shorter import ROUNDING, changing, shortened
 from .engine.updates import UpdateInBackward
-from .fairness import Fairness
+from .fairness import Fairness, kind_mask
+from .methods.edges import edge_maker
+from .methods.inherited import path_weights, random_path, search_paths
+from .methods.mixing import Moment, step_weights
+from .methods.regularisers import alpha_term
+from .monitor import dominant_eigenvalue, watched
 from .objective import Heading
+from .operations import KINDS
 from .relaxation import Candidates, Supernet
 from .search_settings import SearchSettings
-from .space import edge_name
+from .space import Genotype, edge_name
 from .vit import weight_groups
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A scalar from logits ``[b, classes]`` and labels ``[b]``, a mean over the images."""
 Objective = Callable[[Tensor, Tensor, Tensor, Candidates], Tensor]
 """What α descends: a scalar from logits, labels, mixing weights ``softmax(α)`` and the candidates they stand for."""
+
+LOOKED_AT = 10  # random paths, after each epoch but the last one
+LOOK_BATCH = 500  # images at once, where no gradient is computed
 
 
 class SearchStage:
@@ -67,6 +77,7 @@ class SearchStage:
         self.settings, self.number, self.run = settings, number, run
         self.loss, self.objective = loss, objective
         self.depth, _, self.epochs = settings.stages[number]
+        self._planned = self.epochs  # it may stop before
         self.title = f"stage {number + 1}/{len(settings.stages)}"
         self.halves, self.fabric = halves, fabric
         self.steps = len(halves[0]) // settings.batch_size
@@ -79,7 +90,13 @@ class SearchStage:
         self.fairness = Fairness(candidates, settings.fairness, fabric.device)
         if settings.hardware.compile:
             compile_network(self.supernet)
-        self.recorder = recorder_of(settings.hardware, fabric) if settings.order == 1 else None
+        differ = settings.relaxation.steps_differ or settings.schedule.alpha_warmup > 0
+        recordable = settings.order == 1 and not differ
+        self.recorder = recorder_of(settings.hardware, fabric) if recordable else None
+        self._step = 0  # of the stage, which what a step draws depends on
+        self._skips = kind_mask(candidates, *(name for name, kind in KINDS.items() if kind.scale == 1))
+        self._skips = self._skips.to(fabric.device)
+        self._targets = tuple(target for _, target in settings.space.edges)
         self._recorded: dict[str, Recorded] = {}
         self._warm, self._checked = False, not (settings.hardware.compile or self.recorder)
         self._eager = False  # although the network is compiled
@@ -104,16 +121,25 @@ class SearchStage:
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Alternate a step of α on the one half with a step of the weights on the other."""
         self.supernet.train()
+        waits = epoch < self.settings.schedule.alpha_warmup * self.epochs or self.settings.relaxation.mix == "uniform"
         # the half for the weights sets the pace: it is never the longer one
-        for train, val in zip(*(self.batches(part, epoch, start) for part in (0, 1)), strict=False):
+        batches = zip(*(self.batches(part, epoch, start) for part in (0, 1)), strict=False)
+        for step, (train, val) in enumerate(batches, epoch * self.steps + start):
+            self._step = step
+            if waits:  # α stays
+                self._eager = True
+                yield self._means(self._look(val) | self.weight_step(train))
+                continue
             if not self._checked and self._warm:
                 self.shorten(train, val)
             elif not self._checked:  # the first pair is eager: only then have the optimisers what they gather in
                 self._eager = self._warm = True
-            metrics = self.alpha_step(train, val) | self.weight_step(train)
-            # the same on all devices, so that all decide alike
-            mean = average(torch.stack(list(metrics.values())), self.fabric)
-            yield dict(zip(metrics, mean, strict=True))
+            yield self._means(self.alpha_step(train, val) | self.weight_step(train))
+
+    def _means(self, metrics: Metrics) -> Metrics:
+        """Return the means over all devices, so that all decide alike."""
+        mean = average(torch.stack(list(metrics.values())), self.fabric)
+        return dict(zip(metrics, mean, strict=True))
 
     def batches(self, part: int, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the batches of an epoch of the half for the weights (0) or for α (1), from number ``start``."""
@@ -134,11 +160,25 @@ class SearchStage:
         images, labels = (x.chunk(self.settings.accumulate) for x in batch)
         return [(x, y, len(y) / len(batch[1])) for x, y in zip(images, labels, strict=True)]
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, images: Tensor, use: str) -> Tensor:
         """Return the supernet's logits; α, its softmax and the losses keep their precision under autocast."""
         dtype = self.supernet.alpha.dtype
+        weights = self._weights(use)
         with self.fabric.autocast():
-            return self.supernet(images.to(dtype)).to(dtype)
+            return self.supernet(images.to(dtype), weights).to(dtype)
+
+    def _moment(self, use: str) -> Moment:
+        return Moment(self.settings.seed, self.number, self._step, self._planned * self.steps, use)
+
+    def _weights(self, use: str) -> Tensor | None:
+        """Return the mixing weights of this step; nothing if they are those that α stands for."""
+        s, supernet, moment = self.settings, self.supernet, self._moment(use)
+        if s.relaxation.mix == "uniform":
+            path = random_path(s.space, supernet.candidates, random.Random(moment.derive("path")))
+            return path_weights(path, s.space, supernet.candidates).to(supernet.alpha)
+        if not s.relaxation.steps_differ:
+            return None
+        return step_weights(supernet.alpha, s.relaxation, self._targets, self._skips, moment)
 
     def alpha_step(self, train: Batch, val: Batch) -> Metrics:
         """Descend Eq. (6) in α; the weights stay."""
@@ -152,7 +192,7 @@ class SearchStage:
         seen = dict.fromkeys(("val_accuracy", "val_loss", "fairness"), alpha.new_zeros(()))
 
         def upper(images: Tensor, labels: Tensor, share: float) -> Tensor:
-            logits = self._logits(images)
+            logits = self._logits(images, "alpha")
             p = self.supernet.mixing_weights()
             found = {
                 "val_accuracy": (logits.argmax(1) == labels).float().mean(),
@@ -165,6 +205,8 @@ class SearchStage:
                 total = self.objective(logits, labels, p, candidates)
             else:
                 total = found["val_loss"] + found["fairness"]
+                if (term := self._alpha_term()) is not None:
+                    total = total + term
             return share * (total if cost is None else total + cost)
 
         uppers = [partial(upper, *part) for part in self._parts(val)]
@@ -172,15 +214,28 @@ class SearchStage:
         if self.settings.order == 1:
             alpha.grad, _ = first_order_gradient(alpha, self.weights, uppers, mean)
         else:
-            lowers = [partial(self._train_loss, *part) for part in self._parts(train)]
+            lowers = [partial(self._train_loss, *part, use="alpha") for part in self._parts(train)]
             inner_lr = float(self.schedule.get_last_lr()[0])
             alpha.grad, _ = second_order_gradient(alpha, self.weights, uppers, lowers, inner_lr, mean)
         self.alpha_optimizer.step()
         alpha.grad = None
         return seen
 
-    def _train_loss(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
-        return share * self.loss(self._logits(images), labels)
+    def _alpha_term(self) -> Tensor | None:
+        """Return the terms of the objective that look at α alone."""
+        return alpha_term(self.supernet.alpha, self.settings.relaxation, self._moment("alpha").progress)
+
+    @torch.no_grad()
+    def _look(self, val: Batch) -> Metrics:
+        """Return what a step of α reports, without taking it."""
+        images, labels = val
+        with self._eagerly():
+            logits = self._logits(images, "alpha")
+        right, loss = (logits.argmax(1) == labels).float().mean(), self.loss(logits, labels)
+        return {"val_accuracy": right, "val_loss": loss, "fairness": self.fairness(self.supernet.mixing_weights())}
+
+    def _train_loss(self, images: Tensor, labels: Tensor, share: float, use: str = "weights") -> Tensor:
+        return share * self.loss(self._logits(images, use), labels)
 
     def weight_step(self, train: Batch) -> Metrics:
         """Descend Eq. (7) in the weights; α stays."""
@@ -261,16 +316,60 @@ class SearchStage:
 
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
         """Return the row of an epoch, and save the genotype that α stands for now."""
-        genotype = self.heading.genotype(self.supernet)
+        s, supernet = self.settings, self.supernet
+        last = epoch + 1 == self._planned
+        genotype = self._paths(epoch, last) if s.relaxation.mix == "uniform" else self._derived()
         if self.run is not None:
             self.run.write("genotype.json", genotype.to_json())
-        alpha = {
-            edge_name(edge): dict(zip(map(str, ops), row, strict=True))
-            for edge, ops, row in zip(
-                self.settings.space.edges, self.supernet.candidates, self.supernet.alpha.tolist(), strict=True
-            )
-        }
-        return {"stage": self.number, "epoch": epoch, **means, "alpha": alpha, "genotype": genotype.to_json()}
+        if self._stops(genotype):
+            self.epochs = epoch + 1
+        rows, width = supernet.alpha.tolist(), len(supernet.candidates[0])
+        named = zip(s.space.edges, supernet.candidates, rows, strict=True)
+        alpha = {edge_name(edge): dict(zip(map(str, ops), row[:width], strict=True)) for edge, ops, row in named}
+        keep = s.stages[self.number + 1][1] if self.number + 1 < len(s.stages) else None
+        p = supernet.mixing_weights().detach()
+        told: dict[str, Any] = {"alpha": alpha, "genotype": genotype.to_json()}
+        told |= watched(p, supernet.candidates, s.space, genotype, keep)
+        if s.relaxation.partial > 1:
+            told["edges"] = {edge_name(edge): row[-1] for edge, row in zip(s.space.edges, rows, strict=True)}
+        if s.relaxation.mix == "uniform":
+            told["paths"] = s.schedule.paths if last else LOOKED_AT
+        if s.schedule.hessian:
+            told["hessian"] = self._curvature(epoch)
+        return {"stage": self.number, "epoch": epoch, **means, **told}
+
+    def _derived(self) -> Genotype:
+        most = self.settings.schedule.max_skips
+        return self.heading.genotype(self.supernet) if most is None else self.supernet.genotype(most)
+
+    def _stops(self, genotype: Genotype) -> bool:
+        """Return whether the encoder has so many identities that the stage is to end."""
+        limit = self.settings.schedule.stop_skips
+        return limit is not None and sum(op.spec.scale == 1 for _, op in genotype.edges) >= limit
+
+    def _paths(self, epoch: int, last: bool) -> Genotype:
+        """Return the best of some encoders with inherited weights, on all images of the half for α."""
+        size, device = self.settings.image_size, self.fabric.device
+        batches = list(self.halves[1].batches(LOOK_BATCH, image_size=size, device=device))
+        count = self.settings.schedule.paths if last else LOOKED_AT
+        return search_paths(self.supernet, batches, count, derive(self.settings.seed, "paths", self.number, epoch))
+
+    def _curvature(self, epoch: int) -> float:
+        """Return the dominant eigenvalue of the Hessian of the validation loss in α, on the epoch's first batch."""
+        images, labels = next(iter(self.batches(1, epoch, 0)))
+        alpha = self.supernet.alpha
+
+        def loss() -> Tensor:
+            with self.fabric.autocast():
+                logits = self.supernet(images.to(alpha.dtype), self.supernet.mixing_weights())
+            return self.loss(logits.to(alpha.dtype), labels)
+
+        def gradient(values: Tensor) -> Tensor:
+            with moved([alpha], [values]):
+                return first_order_gradient(alpha, self.weights, loss, partial(average, fabric=self.fabric))[0]
+
+        with self._eagerly():
+            return dominant_eigenvalue(gradient, alpha.detach().clone())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes in a stage, and what is needed to build it again."""
@@ -289,6 +388,9 @@ class SearchStage:
         load_moments(self.weight_optimizer, state["weight_optimizer"])
         load_moments(self.alpha_optimizer, state["alpha_optimizer"])
         load_schedule(self.schedule, state["schedule"])
+        done, rest = divmod(state["schedule"]["last_epoch"], self.steps)
+        if done and not rest and self._stops(self._derived()):  # α is that of the end of the last epoch
+            self.epochs = done
 
 
 def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, images: ImageSet) -> Supernet:
@@ -301,6 +403,8 @@ def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, 
         keep_ratio=settings.keep_ratio,
         recompute=settings.recompute,
         joint=settings.joint == "on",
+        relaxation=settings.relaxation,
+        make_edge=edge_maker(settings.relaxation, settings.recompute),
         image_size=settings.image_size,
         patch_size=settings.patch_size,
         in_channels=images.channels,

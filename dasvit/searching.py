@@ -22,10 +22,10 @@ from .engine.loggers import check_logger, follow
 from .engine.loop import check_row, check_state, moments, run_epochs
 from .engine.runs import CheckRow, Run
 from .engine.seeds import derive
+from .methods.registry import METHODS as METHODS
 from .objective import Heading
 from .plan import joint_fits
 from .relaxation import Candidates, Supernet, check_candidates, prune
-from .search_settings import METHODS as METHODS
 from .search_settings import SearchSettings as SearchSettings
 from .search_stage import Loss as Loss
 from .search_stage import Objective as Objective
@@ -101,6 +101,8 @@ def choose_joint(
 
     On a CPU, which starts a kernel in no time, it is not faster at the sizes of Section IV-A.
     """
+    if settings.relaxation.own_edges:
+        return "off"
     if settings.joint != "auto":
         return settings.joint
     if device.type != "cuda":
@@ -149,7 +151,7 @@ def load_boundary(settings: SearchSettings, run: Run) -> Boundary | None:
             expect(len(ops), range(kept, kept + 1), "candidates")
         check_candidates(settings.space, candidates)
         alpha = torch.tensor(told["alpha"])
-        expect(alpha, torch.zeros(len(candidates), kept), "alpha")
+        expect(alpha, torch.zeros(len(candidates), kept + (settings.relaxation.partial > 1)), "alpha")
         epochs = sum(epochs for *_, epochs in settings.stages[: told["stage"]])
         expect(len(told["rows"]), range(epochs, epochs + 1), "rows")
         for number, row in enumerate(told["rows"]):
@@ -221,7 +223,7 @@ def search(
             supernet = stage.supernet
             number, state = number + 1, None
             if number == len(settings.stages):
-                return SearchResult(stage.heading.genotype(supernet), history, supernet)
+                return SearchResult(Genotype.from_json(history[-1]["genotype"]), history, supernet)
             candidates, alpha = _pruned(settings, number, supernet, candidates, run)
 
 
@@ -229,9 +231,9 @@ def _pruned(
     settings: SearchSettings, number: int, supernet: Supernet, candidates: Candidates, run: Run | None
 ) -> tuple[Candidates, Tensor | None]:
     """Return what a stage begins with, the operations that survive and their α if it is carried on, and keep both."""
-    alpha = supernet.alpha.detach()
-    candidates, columns = prune(alpha, candidates, settings.stages[number][1])
-    survived = alpha.gather(1, torch.tensor(columns, device=alpha.device))
+    alpha, width = supernet.alpha.detach(), len(candidates[0])
+    candidates, columns = prune(alpha[:, :width], candidates, settings.stages[number][1])
+    survived = torch.cat([alpha.gather(1, torch.tensor(columns, device=alpha.device)), alpha[:, width:]], dim=1)
     if run is not None:
         named = [[str(op) for op in ops] for ops in candidates]
         left = {"stage": number, "candidates": named, "alpha": survived.tolist(), "rows": run.history()}

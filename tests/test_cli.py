@@ -14,6 +14,7 @@ from PIL import Image
 
 from dasvit import Genotype, SearchSpace, cli, presets, zoo
 from dasvit.commands import using
+from dasvit.methods.registry import METHODS
 from dasvit.retraining import Retraining  # noqa: F401  (loads the module)
 from dasvit.searching import SearchStage
 
@@ -119,7 +120,9 @@ def test_search_prints_the_genotype_and_a_line_an_epoch(run, tmp_path):
     code, out, err = run("search", *QUICK_SEARCH, "--out", tmp_path / "r")
     assert code == 0
     assert Genotype.from_json(out).to_json() + "\n" == out
-    assert [line.split(":")[0] for line in err.splitlines()] == ["stage 1/2 epoch 1/1", "stage 2/2 epoch 1/1"]
+    *epochs, last = err.splitlines()
+    assert [line.split(":")[0] for line in epochs] == ["stage 1/2 epoch 1/1", "stage 2/2 epoch 1/1"]
+    assert last.startswith("dasvit: α has hardly moved")  # in two epochs
 
 
 def test_presets_and_flags(run, tmp_path):
@@ -138,6 +141,23 @@ def test_plain_darts(run, tmp_path):
     settings = json.loads((tmp_path / "r" / "settings.json").read_text())["settings"]
     assert settings["stages"] == [[1, 8, 2]]
     assert settings["fairness"]["skip_weight"] == 0
+
+
+def test_methods_by_name(run, tmp_path):
+    _, out, _ = run("search", "--help")
+    told = out.replace("\n", " ")
+    assert all(f" {name}" in told for name in METHODS)
+    code, found, _ = run("search", *QUICK_SEARCH, "--method", "drnas", "--hessian", "--out", tmp_path / "r")
+    assert code == 0
+    settings = json.loads((tmp_path / "r" / "settings.json").read_text())["settings"]
+    assert settings["relaxation"]["mix"] == "dirichlet"
+    rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert all(isinstance(row["hessian"], float) for row in rows)
+    assert run("search", "--resume", "--out", tmp_path / "r")[:2] == (0, found)  # its method need not be repeated
+    code, _, err = run("search", *QUICK_SEARCH, "--entangled", "--joint", "on", "--out", tmp_path / "s")
+    assert code == 2
+    assert err == "dasvit: joint on with entangled: these edges are computed as they are written, leave it out\n"
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -305,7 +325,7 @@ BAD_INPUT = [
     (["search", "--data", "digits"], "--out"),
     ([*SEARCH, "--bogus"], "--bogus"),
     ([*SEARCH, "--preset", "huge"], "unknown preset 'huge'; known: tiny, small, paper"),
-    ([*SEARCH, "--method", "enas"], "unknown method 'enas'; known: dasvit, darts"),
+    ([*SEARCH, "--method", "enas"], "unknown method 'enas'; known: dasvit, dasvit-all-tokens,"),
     ([*SEARCH, "--data", "mnist"], "unknown data 'mnist'; known: digits"),
     ([*SEARCH, "--data", "folder:TMP/none"], "data folder TMP/none does not exist"),
     ([*SEARCH, "--data", "cifar10"], "DASVIT_DATA"),

@@ -20,6 +20,7 @@ from dasvit.costs import (
     trunk_cost,
 )
 from dasvit.engine.hardware import Hardware
+from dasvit.methods.settings import RelaxationSettings, ScheduleSettings
 from dasvit.objective import Heading
 from dasvit.relaxation import derive
 from dasvit.space import Operation
@@ -196,3 +197,32 @@ def test_a_table_of_another_shape_is_refused():
 def test_targets_that_cannot_be_meant(settings, words):
     with pytest.raises(ValueError, match=words):
         Target(**settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"attends": True, "schedule": ScheduleSettings(max_skips=1)}, "attends with max_skips: each chooses"),
+        ({"attends": True, "relaxation": RelaxationSettings(mix="uniform")}, "attends with mix uniform"),
+        ({"target": Target(target_macs=1e6), "relaxation": RelaxationSettings(mix="sigmoid")}, "a target with weights"),
+        ({"target": Target(target_macs=1e6), "relaxation": RelaxationSettings(partial=2)}, "a target with weights"),
+        ({"target": Target(target_macs=1e6), "schedule": ScheduleSettings(max_skips=1)}, "a target with weights"),
+    ],
+)
+def test_what_methods_choose_by_is_not_overruled(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(TINY, stages=((1, 8, 2),), **change)
+
+
+@pytest.mark.parametrize("relaxation", [{"mix": "sigmoid"}, {"mix": "dirichlet"}, {"partial": 2}, {"entangled": True}])
+def test_any_method_with_alpha_finds_encoders_that_attend(relaxation, few_digits):
+    settings = replace(
+        TINY, dim=48, stages=((1, 8, 1),), attends=True, keep_ratio=1.0, relaxation=RelaxationSettings(**relaxation)
+    )
+    supernet = search(settings, few_digits).supernet
+    supernet.alpha.data.zero_()
+    for row, operations in zip(supernet.alpha.data, supernet.candidates, strict=True):
+        row[[op.kind for op in operations].index("skip")] = 3.0
+    images = few_digits.train
+    assert not supernet.genotype().has_attention
+    assert Heading(settings, images).genotype(supernet).has_attention
