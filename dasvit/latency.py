@@ -67,14 +67,7 @@ def measure(
         model = build(genotype, **sizes).to(device).eval()
         return lambda: model(images)
 
-    def with_one(operation: Operation) -> Genotype:
-        """Return identities as many as an encoder has operations, the last of them replaced."""
-        counts = [min(space.keep, space.inputs + node) for node in range(space.nodes)]
-        nodes = [[(source, Operation("skip")) for source in range(count)] for count in counts]
-        nodes[-1][-1] = (nodes[-1][-1][0], operation)
-        return Genotype(tuple(map(tuple, nodes)), space.inputs)
-
-    calls = [network(with_one(op)) for op in (Operation("skip"), *operations)] + [network(g) for g in drawn]
+    calls = [network(_with_one(op, space)) for op in (Operation("skip"), *operations)] + [network(g) for g in drawn]
     trunk, *rest = (each / batch_size for each in _timed(calls, torch.device(device)))
     added = (max(0.0, whole - trunk) / depth for whole in rest)
     times = {"trunk": trunk, "skip": 0.0} | dict(zip(map(str, operations), added, strict=False))
@@ -86,6 +79,14 @@ def measure(
         for genotype, guess, truth in zip(drawn, predicted, rest[len(operations) :], strict=True)
     ]
     return {**table, "batch_size": batch_size, "checked": checked, "provenance": provenance()}
+
+
+def _with_one(operation: Operation, space: SearchSpace) -> Genotype:
+    """Return identities as many as an encoder has operations, the last of them replaced."""
+    counts = [min(space.keep, space.inputs + node) for node in range(space.nodes)]
+    nodes = [[(source, Operation("skip")) for source in range(count)] for count in counts]
+    nodes[-1][-1] = (nodes[-1][-1][0], operation)
+    return Genotype(tuple(map(tuple, nodes)), space.inputs)
 
 
 def predict(genotype: Genotype, shape: Shape, table: str) -> float:

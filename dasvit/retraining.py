@@ -33,7 +33,7 @@ from .engine.loop import (
     moments,
     run_epochs,
 )
-from .engine.runs import Run, from_plain
+from .engine.runs import CheckRow, Run, from_plain
 from .engine.seeds import derive
 from .inspecting import inherited
 from .recipe import Recipe, averaged, drop_paths
@@ -42,8 +42,10 @@ from .searching import Loss
 from .space import Genotype
 from .vit import VisionTransformer, weight_groups
 
-ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_balanced", "val_loss"), float)
+ROW, VALIDATED = {"train_loss": float}, dict.fromkeys(("val_top1", "val_top5", "val_loss"), float)
 """What is logged of an epoch, and what else with validation images."""
+LATER = {"val_balanced": float}
+"""What else, in rows that no earlier version logged."""
 RESULT, PREPARATION = "result.json", "preparation"
 """The file of a run directory with what it came to, and its part that says how images are prepared."""
 
@@ -320,9 +322,7 @@ def retrain(
         if run is not None and isinstance(architecture := resolve(settings.genotype), Genotype):
             run.keep("genotype.json", architecture.to_json())
         check = partial(check_checkpoint, settings, data)
-        logged = ROW | VALIDATED if settings.val_share else ROW
-        check_logged = partial(check_row, [{"epoch": epoch} for epoch in range(settings.epochs)], logged)
-        state = fabric.broadcast(run.load(check, check_logged) if run is not None and resume else None)
+        state = fabric.broadcast(run.load(check, check_rows(settings)) if run is not None and resume else None)
         history = run.history() if run is not None else []
         if run is not None and logger is not None:
             run.on_row = follow(logger, run.path, history)
@@ -348,6 +348,17 @@ def check_data(settings: RetrainSettings, data: Data) -> None:
         raise ValueError("training and test set differ in their classes: give both the same class folders")
     with torch.device("meta"):
         make_network(settings, data.train)
+
+
+def check_rows(settings: RetrainSettings) -> CheckRow:
+    """Return what checks that a logged row is one of the retraining."""
+    positions = [{"epoch": epoch} for epoch in range(settings.epochs)]
+    parts = ROW | VALIDATED if settings.val_share else ROW
+
+    def check(number: int, row: dict[str, Any]) -> None:
+        check_row(positions, parts | {name: kind for name, kind in LATER.items() if name in row}, number, row)
+
+    return check
 
 
 def check_checkpoint(settings: RetrainSettings, data: Data, state: Mapping[str, Any]) -> None:
