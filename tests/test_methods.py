@@ -1,10 +1,7 @@
 """The methods of the DARTS family against closed forms, and each as a search that is stopped and goes on."""
 
-import itertools
 import math
-import os
 import random
-import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +10,8 @@ import pytest
 import torch
 from torch.distributions import Dirichlet
 
-from dasvit import Genotype, SearchSettings, SearchSpace, Supernet, derive, search
-from dasvit.engine.hardware import Hardware, make_fabric
-from dasvit.engine.loop import Interrupted
+from dasvit import SearchSettings, SearchSpace, Supernet, derive
+from dasvit.engine.hardware import Hardware
 from dasvit.methods.edges import EntangledEdge, PartialEdge, PathEdge, edge_maker
 from dasvit.methods.inherited import inherited_accuracy, path_weights, random_path
 from dasvit.methods.mixing import Moment, edge_weights, expected_weights, step_weights
@@ -24,7 +20,6 @@ from dasvit.methods.regularisers import alpha_term, anchor, beta_decay, zero_one
 from dasvit.methods.settings import RelaxationSettings, ScheduleSettings
 from dasvit.plan import plan
 from dasvit.relaxation import MixedEdge
-from dasvit.search_stage import SearchStage
 from dasvit.space import Operation
 
 SPACE = SearchSpace()
@@ -39,15 +34,10 @@ QUICK = SearchSettings(
     schedule=ScheduleSettings(paths=8),
     hardware=Hardware("cpu"),
 )
-NEW = {"kinds", "entropy", "skip_weight", "margins"}
 
 
 def at(step, steps=11, use="weights", seed=0, stage=0):
     return Moment(seed, stage, step, steps, use)
-
-
-def untimed(rows):
-    return [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -400,110 +390,6 @@ def test_parts_of_dasvit_are_switched_off_one_at_a_time():
 def test_every_method_can_be_planned():
     for name, method in METHODS.items():
         assert all(stage.peak_bytes > 0 for stage in plan(method(QUICK))), name
-
-
-# each as a search
-
-
-def paused(settings, images, folder, monkeypatch, steps):
-    """Search, and stop after some steps of the weights."""
-    weight_step, count = SearchStage.weight_step, itertools.count(1)
-
-    def stopping(self, train):
-        if next(count) == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return weight_step(self, train)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SearchStage, "weight_step", stopping)
-        with pytest.raises(Interrupted):
-            search(settings, images, folder)
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("dasvit-")])
-def test_each_method_searches_and_resumes_to_the_bit(name, images, tmp_path, monkeypatch):
-    settings = METHODS[name](QUICK)
-    whole = search(settings, images)
-    assert whole.genotype in settings.space
-    assert set(whole.history[-1]) >= NEW
-    assert Genotype.from_json(whole.history[-1]["genotype"]) == whole.genotype
-    paused(settings, images, tmp_path / "run", monkeypatch, 5)
-    again = search(settings, images, tmp_path / "run", resume=True)
-    assert untimed(again.history) == untimed(whole.history)
-    for key, value in whole.supernet.state_dict().items():
-        assert torch.equal(value, again.supernet.state_dict()[key]), key
-    finished = search(settings, images, tmp_path / "run", resume=True)  # nothing is left to do
-    assert finished.genotype == whole.genotype
-    assert untimed(finished.history) == untimed(whole.history)
-
-
-def test_weights_alone_are_trained_at_first(images):
-    settings = replace(QUICK, stages=((1, 8, 2),), schedule=ScheduleSettings(alpha_warmup=0.5))
-    stage = SearchStage(settings, 0, ALL, images.halves(0), make_fabric(settings.hardware))
-    start = stage.supernet.alpha.detach().clone()
-    weights = stage.supernet.head.weight.detach().clone()
-    metrics = list(stage.train(0, 0))
-    assert {"val_accuracy", "val_loss", "fairness", "train_loss"} == set(metrics[0])
-    assert torch.equal(stage.supernet.alpha, start)
-    assert not torch.equal(stage.supernet.head.weight, weights)
-    list(stage.train(1, 0))
-    assert not torch.equal(stage.supernet.alpha, start)
-
-
-def test_a_stage_ends_when_the_encoder_has_two_identities(images, tmp_path, monkeypatch):
-    settings = replace(METHODS["darts+"](QUICK), stages=((1, 8, 5),))
-    counts = itertools.count()
-    derived = SearchStage._derived
-
-    def collapsing(self):  # at the end of the third epoch, and from then on
-        found = derived(self)
-        skips = iter((True, next(counts) >= 2, False, False))
-        nodes = [[(s, Operation("skip") if next(skips) else OPERATIONS[2]) for s, _ in node] for node in found.nodes]
-        return Genotype(tuple(map(tuple, nodes)))
-
-    monkeypatch.setattr(SearchStage, "_derived", collapsing)
-    result = search(settings, images, tmp_path / "run")
-    assert [row["epoch"] for row in result.history] == [0, 1, 2]
-    assert result.history[-1]["kinds"]["skip"] >= 2
-    again = search(settings, images, tmp_path / "run", resume=True)  # a stage that has ended stays so
-    assert untimed(again.history) == untimed(result.history)
-
-
-def test_single_paths_leave_alpha_and_train_what_they_compute(images):
-    settings = METHODS["one-shot"](QUICK)
-    stage = SearchStage(settings, 0, ALL, images.halves(0), make_fabric(settings.hardware))
-    before = {k: v.clone() for k, v in stage.supernet.state_dict().items()}
-    stage.weight_step(next(stage.batches(0, 0, 0)))
-    moved = {k for k, v in stage.supernet.state_dict().items() if not torch.equal(v, before[k])}
-    edges = {k.split(".operations.")[0] + k.split(".operations.")[1].split(".")[0] for k in moved if ".edges." in k}
-    assert 1 <= len(edges) <= 4  # of one layer
-    assert "alpha" not in moved
-
-
-def test_methods_go_with_parts_of_a_batch_and_other_precisions(images):
-    """Draws are those of the step, not of the part: in float64 the parts give the step of the whole."""
-    for name in ("drnas", "p-darts", "pc-darts", "tangle", "one-shot", "beta-darts", "darts-minus"):
-        settings = replace(METHODS[name](QUICK), hardware=Hardware("cpu", "64-true"))
-        settings = replace(settings, schedule=replace(settings.schedule, alpha_warmup=0.0))
-        fabric, seen = make_fabric(settings.hardware), []
-        for accumulate in (1, 2):
-            stage = SearchStage(replace(settings, accumulate=accumulate), 0, ALL, images.halves(0), fabric)
-            train, val = (next(stage.batches(part, 0, 0)) for part in (0, 1))
-            alpha = {} if name == "one-shot" else stage.alpha_step(train, val)
-            seen.append((alpha | stage.weight_step(train), stage.supernet.state_dict()))
-        torch.testing.assert_close(*seen, atol=1e-9, rtol=1e-9, msg=name)
-
-
-def test_joint_and_recompute_serve_what_keeps_its_edges(images):
-    for name in ("fair-darts", "darts-minus", "drnas", "p-darts"):
-        settings = replace(METHODS[name](QUICK), hardware=Hardware("cpu", "64-true"))
-        fabric, seen = make_fabric(settings.hardware), []
-        for change in ({}, {"joint": "on"}, {"recompute": True}):
-            stage = SearchStage(replace(settings, **change), 0, ALL, images.halves(0), fabric)
-            train, val = (next(stage.batches(part, 0, 0)) for part in (0, 1))
-            seen.append(stage.alpha_step(train, val) | stage.weight_step(train))
-        for other in seen[1:]:
-            torch.testing.assert_close(other, seen[0], atol=1e-9, rtol=1e-9, msg=name)
 
 
 def test_progress_runs_from_zero_to_one():

@@ -100,6 +100,9 @@ class EntangledEdge(MixedEdge):
         alone = {key: self.operations[key] for index, key in self.terms if operations[index].kind not in self.members}
         self.operations = nn.ModuleDict(alone)
         self.terms = [(index, key) for index, key in self.terms if key in alone]
+        widths = [[int(dim * float(op.size or 0))] for _, op in self.members.get("mlp", ())]
+        contains = torch.arange(max(widths, default=[0])[0]) < torch.tensor(widths).reshape(-1, 1)
+        self.register_buffer("contains", contains, persistent=False)  # which hidden units each ratio has
         self.shared = nn.ModuleDict({kind: make_operation(operation, dim) for kind, operation in widest.items()})
 
     def module(self, operation: Operation) -> nn.Module:
@@ -128,12 +131,14 @@ class EntangledEdge(MixedEdge):
         """Mix the operations' outputs."""
         parts = [weights[i].to(x.dtype) * self.operations[key](x, first, grid) for i, key in self.terms]
         for kind, own in self.members.items():
-            p = weights[torch.tensor([index for index, _ in own], device=weights.device)]
+            p = torch.stack([weights[index] for index, _ in own])
             total = p.sum()
             q = (p / total.clamp_min(torch.finfo(p.dtype).tiny)).to(x.dtype)
             shared: Any = self.shared[kind]
-            sizes = [operation.size or 0 for _, operation in own]
-            made = _SHARED[kind](shared.module, shared.norm(x), q, sizes, first)
+            if kind == "msa":
+                made = _attention(shared.module, shared.norm(x), q, [int(op.size or 1) for _, op in own], first)
+            else:
+                made = _mlp(shared.module, shared.norm(x[:, :first]), q @ self.get_buffer("contains").to(q.dtype))
             parts.append(total.to(x.dtype) * made)
         if not parts:
             return torch.zeros_like(x[:, :first])
@@ -141,28 +146,17 @@ class EntangledEdge(MixedEdge):
         return sum(rest, start=y)
 
 
-def _attention(module: Attention, x: Tensor, q: Tensor, heads: Sequence[float], first: int | None) -> Tensor:
+def _attention(module: Attention, x: Tensor, q: Tensor, heads: Sequence[int], first: int | None) -> Tensor:
     parts = module.qkv(x).chunk(3, dim=-1)
     gathered = []
     for count in heads:
-        ask, key, value = (rearrange(part, "b n (h d) -> b h n d", h=int(count)) for part in parts)
+        ask, key, value = (rearrange(part, "b n (h d) -> b h n d", h=count) for part in parts)
         gathered.append(attend(ask[:, :, :first], key, value))
     return module.proj(sum(weight * part for weight, part in zip(q.unbind(), gathered, strict=True)))
 
 
-def _mlp(module: Mlp, x: Tensor, q: Tensor, ratios: Sequence[float], first: int | None) -> Tensor:
-    hidden, units = module.fc1.out_features, torch.arange(module.fc1.out_features, device=x.device)
-    widths = torch.tensor([int(module.fc1.in_features * ratio) for ratio in ratios], device=x.device)
-    scale = q @ (units < widths.unsqueeze(1)).to(q.dtype)
-    assert scale.shape == (hidden,)
-    y = F.gelu(scale * module.fc1(x[:, :first]))
-    return module.fc2(scale * y)
-
-
-_SHARED: dict[str, Callable[[Any, Tensor, Tensor, Sequence[float], int | None], Tensor]] = {
-    "msa": _attention,
-    "mlp": _mlp,
-}
+def _mlp(module: Mlp, x: Tensor, scale: Tensor) -> Tensor:
+    return module.fc2(scale * F.gelu(scale * module.fc1(x)))
 
 
 def edge_maker(

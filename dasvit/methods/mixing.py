@@ -47,10 +47,12 @@ class Moment(NamedTuple):
 
 def edge_weights(logits: Float[Tensor, " edges"], targets: tuple[int, ...]) -> Float[Tensor, " edges"]:
     """Return the softmax over the edges that enter one node, for each node (PC-DARTS)."""
-    groups = {target: [i for i, own in enumerate(targets) if own == target] for target in targets}
-    order = torch.tensor([i for own in groups.values() for i in own], device=logits.device)
-    parts = torch.cat([logits[own].softmax(dim=0) for own in groups.values()])
-    return parts[order.argsort()]
+    each = logits.unbind()
+    found: dict[int, Tensor] = {}
+    for target in set(targets):
+        own = [i for i, other in enumerate(targets) if other == target]
+        found |= dict(zip(own, torch.stack([each[i] for i in own]).softmax(dim=0).unbind(), strict=True))
+    return torch.stack([found[i] for i in range(len(targets))])
 
 
 def concentration(alpha: Tensor) -> Tensor:
