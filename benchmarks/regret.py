@@ -7,7 +7,8 @@ Each search has its own seed and runs on one thread, on the 5,000 training image
 trained three times by the landscape's recipe and held against its table, where there is one: percentile, regret, and
 the probability of beating random search at equal seconds. Searches that judge encoders one by one take what they are
 told from the table. Interrupt it as you like: the same command goes on where it stopped, with more seeds or methods
-too. ``--cell`` makes one search again, as it is in the file, and prints its row.
+too. ``--cell`` makes one search again, as it is in the file, and prints its row; with ``--seeds 1`` of the trainings
+only the first.
 """
 
 from __future__ import annotations
