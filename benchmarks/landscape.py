@@ -169,7 +169,7 @@ def summary(landscape: Landscape) -> dict[str, Any]:
         "noise": {metric: noise(landscape.values(metric)) for metric in metrics},
         "noise_by_epoch": by_epoch,
         "predicted": {metric: predicted(landscape, metric) for metric in metrics},
-        "core_seconds": sum(sum(row["seconds"]) for row in landscape.rows),
+        "training_seconds": sum(sum(row["seconds"]) for row in landscape.rows),
     }
 
 

@@ -160,6 +160,19 @@ def load_boundary(settings: SearchSettings, run: Run) -> Boundary | None:
     return Boundary(told["stage"], candidates, alpha if settings.carry_alpha else None)
 
 
+def _check_fit(settings: SearchSettings, candidates: Candidates, half: ImageSet, images: int) -> None:
+    """Check that settings and images fit together, before anything is written.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if len(half) < settings.batch_size:
+        raise ValueError(f"batch_size {settings.batch_size} is more than half the {images} training images")
+    Heading(settings, half)
+    with torch.device("meta"):
+        make_supernet(settings, 0, candidates, half)
+
+
 def search(
     settings: SearchSettings,
     data: Data | ImageSet,
@@ -197,11 +210,7 @@ def search(
     fabric = make_fabric(settings.hardware)
     candidates: Candidates = (settings.space.operations,) * len(settings.space.edges)
     halves = draw_halves(settings, images.to(fabric.device))
-    if len(halves[0]) < settings.batch_size:
-        raise ValueError(f"batch_size {settings.batch_size} is more than half the {len(images)} training images")
-    Heading(settings, images)
-    with torch.device("meta"):  # what does not fit together fails here, before anything is written
-        make_supernet(settings, 0, candidates, images)
+    _check_fit(settings, candidates, halves[0], len(images))
     opened = None
     if run_dir is not None and fabric.global_rank == 0:
         opened = Run.open(run_dir, "search", settings, resume=resume)

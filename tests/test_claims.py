@@ -96,6 +96,8 @@ def test_what_is_not_seen_is_not():
         low = float(re.search(r"\[([+-][\d.]+)", known[gain])[1])
         assert low <= 0  # neither ViT nor random encoders are clearly beaten
     assert all(abs(float(known[f"dss_{images}"])) < 0.5 for images in page.REPORTS)
+    low, high = map(float, re.search(r"\[(-?\d+), (\d+)\]", known["landscape_searched"]).groups())
+    assert low <= 50 <= high
 
 
 def test_no_gpu_has_measured_while_the_first_page_says_so():

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from scipy import stats
 
+from dasvit.landscape import Answer, load
 from dasvit.presets import SEARCH
 from dasvit.space import Genotype, SearchSpace
 
@@ -35,7 +36,7 @@ def numbers(root: Path = ROOT) -> dict[str, str]:
 
     rows = claims(root)["table"]["rows"]
     found: dict[str, str] = {}
-    for part in (_memory, _searches, _costs, _training_free):
+    for part in (_memory, _searches, _costs, _training_free, _imagenet, _landscape):
         found |= part(recorded, rows)
     operations = Counter(operation.kind for operation in SearchSpace().operations)
     stages = ", ".join(f"{epochs} epochs at {depth} layers" for depth, _, epochs in SEARCH["paper"].stages)
@@ -179,6 +180,40 @@ def _table(root: Path) -> list[str]:
         cells = [*accuracies, f"{parameters}, {row['parameters']}", f"{flops}, {row['FLOPs']}"]
         lines += [f"| {name} | " + " | ".join(cells) + " |"]
     return lines
+
+
+def _imagenet(recorded: Recorded, _rows: Mapping[str, Any]) -> dict[str, str]:
+    spaces = [recorded("imagenet_ranking")["spaces"][f"autoformer-{size}"]["scores"] for size in "tsb"]
+
+    def of(score: str, measure: str) -> list[Any]:
+        return [scores[score][measure] for scores in spaces]
+
+    counts = of("dss", "kendall")
+    return {
+        "imagenet_dss": ", ".join(f"{tau['value']:+.2f}" for tau in counts),
+        "imagenet_params": ", ".join(f"{tau['value']:+.2f}" for tau in of("params", "kendall")),
+        "imagenet_networks": " to ".join(sorted({str(tau["count"]) for tau in counts})),
+    }
+
+
+def _landscape(recorded: Recorded, _rows: Mapping[str, Any]) -> dict[str, str]:
+    truth = load("cifar10")
+    seed, found = truth.model("test").variances.seed, recorded("landmarks_cifar10")["networks"]
+
+    def percentiles(word: str) -> list[float]:
+        tested = [[one["test"] for one in network["trainings"]] for network in found if word in network["name"]]
+        answers = (Answer(mean(t), (seed / len(t)) ** 0.5, len(t), measured=True) for t in tested)
+        return [truth.percentile(answer) for answer in answers]
+
+    searched = percentiles(f"{RUNS['cifar']}, search")
+    low, high = stats.t.interval(0.95, len(searched) - 1, mean(searched), stats.sem(searched))
+    noise = recorded("landscape_cifar10")["noise"]["test"]
+    return {
+        "landscape_encoders": f"{len(truth.numbers):,}",
+        "landscape_reliability": f"{noise['icc']:.2f} [{noise['low']:.2f}, {noise['high']:.2f}]",
+        "landscape_searched": f"{mean(searched):.0f} [{low:.0f}, {high:.0f}]",
+        "landscape_published": f"{percentiles('dasvit-cifar10')[0]:.0f}",
+    }
 
 
 PARTS = {
