@@ -39,6 +39,9 @@ BOUNDARY = "stage.json"
 # what is logged of an epoch
 ROW = {"alpha": dict, "genotype": str, **dict.fromkeys(("val_accuracy", "val_loss", "fairness", "train_loss"), float)}
 
+WATCHED = {"kinds": dict, "entropy": float, "skip_weight": float, "margins": dict, "hessian": float, "paths": int}
+"""What the monitor logs beside; rows of an earlier version lack it."""
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -115,7 +118,15 @@ def choose_joint(
 def check_rows(settings: SearchSettings) -> CheckRow:
     """Return what checks that a logged row is one of the search."""
     positions = [{"stage": i, "epoch": e} for i, (*_, n) in enumerate(settings.stages) for e in range(n)]
-    return partial(check_row, positions, ROW)
+
+    def check(number: int, row: dict[str, Any]) -> None:
+        watched = {name: kind for name, kind in WATCHED.items() if name in row}
+        check_row(positions, ROW | watched, number, row)
+        for name, kind in {"kinds": int, "margins": float}.items():
+            for key, value in row.get(name, {}).items():
+                expect(value, kind, f"{name}.{key}")
+
+    return check
 
 
 def _saved(settings: SearchSettings, half: ImageSet, run: Run) -> dict[str, Any] | None:

@@ -66,11 +66,11 @@ def test_a_dead_actor_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
     joblib.register_parallel_backend("rounds", Rounds)
     score, calls = search.score_number, []
 
-    def dying(settings, number):
+    def dying(settings, number, space=None):
         calls.append(number)
         if len(calls) == 9:
             raise RayActorError("the actor is dead")
-        return score(settings, number)
+        return score(settings, number, space)
 
     monkeypatch.setattr(search, "score_number", dying)
     with joblib.parallel_config(backend="rounds"), pytest.raises(RunFailedError, match="a process died while scoring"):

@@ -26,12 +26,11 @@ from dasvit import DataSettings, Genotype, RetrainSettings, SearchSettings, cli,
 from dasvit.engine.checkpoint import VERSION
 from dasvit.engine.flags import changed, parse
 from dasvit.engine.hardware import Hardware
-from dasvit.engine.loop import check_row
 from dasvit.engine.runs import Run, as_plain, from_plain
 from dasvit.exporting import export
 from dasvit.retraining import LATER, check_rows, retrain
-from dasvit.searching import ROW as SEARCH_ROW
-from dasvit.searching import search
+from dasvit.searching import WATCHED, SearchSettings, search
+from dasvit.searching import check_rows as check_searched
 from dasvit.training_free import TFSearchSettings
 from dasvit.training_free.search import check_row as check_scored
 from dasvit.training_free.search import draw
@@ -367,13 +366,15 @@ def forgeries(row):
     """Yield a row with each of its parts removed, or replaced by what it cannot be."""
     row = copy.deepcopy(row)
     for holder, key in list(places(row)):
-        if holder in (alpha := row.get("alpha", {}), *alpha.values()) or key in ("msa", "mlp"):
+        parts = ("msa", "mlp", "qkv", "projection")
+        if holder in (alpha := row.get("alpha", {}), *alpha.values()) or (key in parts and "total" in holder):
             continue  # nobody computes with these
         kept = holder[key]
         for odd in ({float: math.nan, int: "0", dict: -7, str: None}[type(kept)], [kept], -math.inf):
             holder[key] = odd
             yield row
-        if key not in LATER:  # which a row of an earlier version lacks
+        watched = holder in (row.get("margins"), row.get("kinds"))
+        if key not in LATER | WATCHED and not watched:  # which a row of an earlier version lacks
             del holder[key]
             yield row
         holder[key] = kept
@@ -383,7 +384,7 @@ def forgeries(row):
 def test_every_part_of_a_row_is_looked_at(command, finished):
     run = Run(finished / command)
     check = {
-        "search": partial(check_row, [{"stage": 0, "epoch": 0}], SEARCH_ROW),
+        "search": check_searched(SearchSettings()),
         "retrain": check_rows(RetrainSettings()),
         "tf-search": partial(check_scored, NETWORKS, draw(NETWORKS)),
     }[command]
