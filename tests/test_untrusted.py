@@ -29,7 +29,7 @@ from dasvit.engine.hardware import Hardware
 from dasvit.engine.runs import Run, as_plain, from_plain
 from dasvit.exporting import export
 from dasvit.retraining import LATER, check_rows, retrain
-from dasvit.searching import WATCHED, SearchSettings, search
+from dasvit.searching import WATCHED, search
 from dasvit.searching import check_rows as check_searched
 from dasvit.training_free import TFSearchSettings
 from dasvit.training_free.search import check_row as check_scored
