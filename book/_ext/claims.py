@@ -162,7 +162,7 @@ def _equations(root: Path) -> list[str]:
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for equation in told["equations"]:
         number = f"{{eq}}`eq-{equation['id']}`"
-        how = equation["known"] + "".join(f", [{a}](ledger.md#{a.lower()})" for a in equation.get("ledger", []))
+        how = equation["known"] + "".join(f", [{a}](#{a.lower()})" for a in equation.get("ledger", []))
         where = f"{{doc}}`{equation['page'][:2].lstrip('0')} <{equation['page']}>`"
         code = f"{{py:obj}}`~dasvit.{equation['code']}`"
         cells = number, how, f"“{equation['quote']}”", where, code, f"`{equation['test']}`"

@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
-from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
 
 MAX_REPEATS = 100
@@ -30,6 +28,8 @@ def make_policy(text: str, mean: tuple[float, ...]) -> Any:
     Raises:
         ValueError: If timm cannot read it.
     """
+    from timm.data.auto_augment import rand_augment_transform  # timm takes seconds to load, and few runs want it
+
     colour = tuple(round(255 * value) for value in (mean if len(mean) == 3 else mean * 3))
     try:
         if text.split("-")[0] != "rand":
@@ -81,6 +81,8 @@ def repeated(count: int, repeats: int, seed: int) -> Int[Tensor, " count"]:
 
     An epoch stays as long as it is, so a part of the images is not seen in it; which one is drawn by ``seed``.
     """
+    from timm.data.distributed_sampler import RepeatAugSampler
+
     sampler = RepeatAugSampler(range(count), num_replicas=1, rank=0, num_repeats=repeats, selected_round=0)
     sampler.set_epoch(seed)
     return torch.tensor(list(sampler))
