@@ -38,8 +38,6 @@ LINKS = {
     "torch.optim.lr_scheduler.LambdaLR": TORCH + "generated/torch.optim.lr_scheduler.LambdaLR.html",
     "torch.optim.lr_scheduler.LRScheduler": TORCH + "generated/torch.optim.lr_scheduler.LRScheduler.html",
     "torch.utils._python_dispatch.TorchDispatchMode": TORCH + "notes/extending.html",
-    "torch.utils.data.Dataset": TORCH + "data.html#torch.utils.data.Dataset",
-    "torch.utils.data.DataLoader": TORCH + "data.html#torch.utils.data.DataLoader",
     "numpy.ndarray": NUMPY + "generated/numpy.ndarray.html",
     "numpy.typing.ArrayLike": NUMPY + "typing.html#numpy.typing.ArrayLike",
     "numpy.random.Generator": NUMPY + "random/generator.html",
@@ -71,8 +69,6 @@ LINKS = {
 ALIASES = {
     "torch._C.Generator": "torch.Generator",
     "torch.optim.optimizer.Optimizer": "torch.optim.Optimizer",
-    "torch.utils.data.dataset.Dataset": "torch.utils.data.Dataset",
-    "torch.utils.data.dataloader.DataLoader": "torch.utils.data.DataLoader",
     "lightning_fabric.fabric.Fabric": "lightning_fabric.Fabric",
 }
 # A class's own signature names things as its module imported them.
