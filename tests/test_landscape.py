@@ -1,8 +1,10 @@
+import itertools
 import json
 import os
 import random
 import signal
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -65,6 +67,13 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def landscape(trained):
     return Landscape.gather(SETTINGS, trained[0], load_data(RECIPE.data, image_size=RECIPE.image_size))
+
+
+def test_a_training_is_charged_the_seconds_of_its_core(monkeypatch):
+    ticks = itertools.count(step=2.5)
+    monkeypatch.setattr(time, "process_time", lambda: next(ticks))
+    (row,) = train_some(SETTINGS, trainings(SETTINGS)[:1])
+    assert row["seconds"] == [2.5, 2.5]
 
 
 def without_seconds(rows):
