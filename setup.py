@@ -1,4 +1,4 @@
-"""Beside what pyproject.toml says: recorded results travel in the wheel, so that a chapter runs without the repository."""
+"""Beside pyproject.toml: recorded results travel in the wheel, so that a chapter runs without the repository."""
 
 import shutil
 from pathlib import Path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 MENDED = {
     # everything on a page belongs to a landmark, the sidebar's title and search too
-    'class="bd-sidebar-primary bd-sidebar"': 'class="bd-sidebar-primary bd-sidebar" role="navigation" aria-label="Book"',
+    'bd-sidebar-primary bd-sidebar"': 'bd-sidebar-primary bd-sidebar" role="navigation" aria-label="Book"',
     # the bibliography is a list; what this role named its entries has been withdrawn
     'role="doc-biblioentry"': 'role="listitem"',
 }

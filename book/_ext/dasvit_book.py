@@ -17,6 +17,7 @@ from bookcache import cache_path, fingerprint
 from docutils import nodes
 from docutils.statemachine import StringList
 from explorer import write
+from launch import add_links
 from policy import protect
 from presets_table import table
 from recorded import ROOT, page, results
@@ -195,6 +196,7 @@ def setup(app):
     app.connect("config-inited", _configure, priority=100)
     app.connect("env-check-consistency", _number_as_the_paper)
     app.connect("missing-reference", _link_elsewhere)
+    app.connect("html-page-context", add_links)
     app.connect("build-finished", _copy_mathjax)
     app.connect("build-finished", _explore)
     app.connect("build-finished", _protect)

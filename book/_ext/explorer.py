@@ -79,8 +79,8 @@ def ahead(values: Sequence[float], deviations: Sequence[float]) -> list[float]:
 def data(landscape: Landscape) -> dict[str, Any]:
     """Return all that the page knows.
 
-    ``places`` leads from a choice to its function; ``mean``, ``deviation`` (both in ten thousandths), ``percentile`` (in
-    tenths of a percent), ``macs`` are by function, of which those with attention come first.
+    ``places`` leads from a choice to its function; ``mean`` and ``deviation`` (in ten thousandths), ``percentile`` (in
+    tenths of a percent) and ``macs`` are by function, of which those with attention come first.
     """
     space, attending = landscape.settings.space, landscape.functions
     functions = [*attending, *sorted(set(space.functions()) - set(attending))]
