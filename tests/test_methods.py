@@ -370,12 +370,29 @@ def test_a_method_leaves_what_else_is_asked_for():
         METHODS["one-shot"](asked)
 
 
+def test_the_anchor_of_drnas_is_the_weight_decay_of_its_program():
+    settings = METHODS["drnas"](QUICK)
+    assert settings.alpha_weight_decay == 0
+    alpha = torch.rand(5, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(alpha_term(alpha, settings.relaxation, 0.5), alpha)
+    torch.testing.assert_close(gradient, 1e-3 * alpha)
+
+
+@pytest.mark.parametrize(("dim", "parts"), [(48, 2), (96, 4), (192, 4), (768, 4)])
+def test_pc_darts_takes_a_quarter_of_the_channels_where_heads_divide_it(dim, parts):
+    settings = METHODS["pc-darts"](replace(QUICK, dim=dim))
+    assert settings.relaxation.partial == parts
+    assert all((dim // parts) % heads == 0 for heads in settings.space.heads)
+    assert METHODS["pc-darts"](settings) == settings
+
+
 def test_methods_differ_and_cite_a_paper_of_the_bibliography():
     made = {name: METHODS[name](QUICK) for name in METHODS}
     assert len({repr(settings) for settings in made.values()}) == len(METHODS)
     entries = (Path(__file__).parents[1] / "book/references.bib").read_text()
     for name, method in METHODS.items():
         assert f"{{{method.cites}," in entries, name
+        assert method.values, name
 
 
 def test_parts_of_dasvit_are_switched_off_one_at_a_time():

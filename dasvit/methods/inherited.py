@@ -60,8 +60,9 @@ def inherited_accuracy(supernet: Supernet, genotype: Genotype, batches: Batches)
 def search_paths(supernet: Supernet, batches: Batches, count: int, seed: int) -> Genotype:
     """Return the best of so many encoders with inherited weights, found by evolution (single path, Guo et al. 2020).
 
-    The paper's evolution crosses encoders over as well; here it is the regularised one of
-    :func:`~dasvit.methods.sampling.evolution` with the paper's population of 50, or a quarter of ``count``.
+    The paper's evolution keeps the ten best and makes half of each round of 50 by crossover; here it is the regularised
+    one of :func:`~dasvit.methods.sampling.evolution` with a population of 50, or a quarter of ``count``, and samples of
+    ten.
 
     Args:
         supernet: The supernet, trained by random paths.
