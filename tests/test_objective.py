@@ -43,7 +43,7 @@ def test_without_conditions_the_likeliest_is_what_is_derived(seed):
     assert likeliest(drawn(seed), ALL, SPACE) == derive(drawn(seed), ALL, SPACE)
 
 
-def macs(op):
+def macs(op, _target=None):
     return operation_cost(op, "macs", SHAPE)
 
 
@@ -95,7 +95,7 @@ def test_an_operation_without_closed_form_is_counted(name):
 def test_expected_cost_of_a_decided_edge_is_its_price_and_has_a_gradient():
     space = SearchSpace(nodes=1)
     candidates = (space.operations,) * 2
-    prices = price_list(candidates, "params", SHAPE)
+    prices = price_list(candidates, space, "params", SHAPE)
     alpha = torch.full((2, 8), -50.0, dtype=torch.float64)
     alpha[0, 3] = alpha[1, 6] = 50.0
     alpha.requires_grad_()
@@ -152,7 +152,7 @@ def test_the_term_pulls_alpha_towards_the_target(few_digits):
     for value in spread("macs", few_digits.train, (0.15, 0.9)):
         settings = replace(TINY, target=Target(target_macs=value, cost_weight=20.0), stages=((2, 8, 4),))
         net = search(settings, few_digits).supernet
-        prices = price_list(net.candidates, "macs", Heading(settings, few_digits.train).shape)
+        prices = price_list(net.candidates, SPACE, "macs", Heading(settings, few_digits.train).shape)
         expected.append(expected_cost(net.mixing_weights().detach().double(), prices, SPACE).item())
     untouched = expected_cost(torch.full((5, 8), 1 / 8).double(), prices, SPACE).item()
     assert expected[0] < 0.97 * untouched
