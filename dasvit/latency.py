@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from .vit import count_patches
 
 ROUNDS = 60  # everything is measured in turn so many times, and the shortest counts: a machine has other work
 SHORTEST = 0.003  # seconds that one measurement takes at least: shorter than the turns that other work is given
+FITTED = 6  # whole networks whose time decides the factor of all operations
 
 
 def measure(
@@ -38,8 +40,9 @@ def measure(
 
     A network is taken to need what one of identities alone does, and for each operation of each layer what it adds
     to that when it takes the place of one identity in every layer. That is measured twice: in the last node, of whose
-    last layer only the class token is computed, and in another. Whole networks, drawn at random, are measured to tell
-    how far that is from the truth.
+    last layer only the class token is computed, and in another. Together operations take longer than one by one, where
+    their weights and tokens stay in the caches, so one factor for all is fitted to some whole networks
+    (:func:`factor`). Further networks, drawn at random, are measured to tell how far that is from the truth.
 
     Args:
         space: Whose operations are measured.
@@ -50,19 +53,19 @@ def measure(
         in_channels: Channels of an image.
         num_classes: Number of classes.
         batch_size: Images at a time; what is told is the time of one.
-        checks: Whole networks to be measured.
+        checks: Whole networks to be measured beside those that the factor is fitted to.
         device: Where.
 
     Returns:
         What is written as JSON, with ``seconds`` of an image by operation and of the ``"trunk"``, the operations in the
-        ``last`` node, and in ``checked`` a row for each network.
+        ``last`` node, the ``factor`` that is in both, and in ``checked`` a row for each network.
     """
     shape = Shape(1 + count_patches(image_size, patch_size), dim, depth, in_channels * patch_size**2, num_classes)
     sizes: dict[str, Any] = {"image_size": image_size, "patch_size": patch_size, "in_channels": in_channels}
     sizes |= {"num_classes": num_classes, "dim": dim, "depth": depth}
     images = torch.randn(batch_size, in_channels, *pair(image_size), device=device)
     operations = [op for op in space.operations if op.spec.scale is None]
-    drawn = [space.sample(random.Random(seed)) for seed in range(checks)]
+    drawn = [space.sample(random.Random(seed)) for seed in range(FITTED + checks)]
 
     def network(genotype: Genotype) -> Callable[[], Any]:
         model = build(genotype, **sizes).to(device).eval()
@@ -72,18 +75,35 @@ def measure(
     genotypes += [_with_one(op, space, node) for node in (0, space.nodes - 1) for op in operations]
     measured = _timed([network(genotype) for genotype in genotypes + drawn], torch.device(device))
     trunk, *rest = (each / batch_size for each in measured)
-    added = [{"skip": 0.0}, {"skip": 0.0}]
-    for index, whole in enumerate(rest[: 2 * len(operations)]):
-        which, place = divmod(index, len(operations))
-        added[which][str(operations[place])] = max(0.0, whole - trunk) / depth
-    table = {"format": TABLE, "tokens": shape.tokens, "dim": dim, "depth": depth}
-    table |= {"seconds": {"trunk": trunk, **added[0]}, "last": added[1]}
-    text = json.dumps(table)
+    names, alone, whole = [str(op) for op in operations], rest[: 2 * len(operations)], rest[2 * len(operations) :]
+    added = [max(0.0, each - trunk) / depth for each in alone]
+
+    def table(scale: float) -> dict[str, Any]:
+        elsewhere, last = ({"skip": 0.0} | {n: scale * t for n, t in zip(names, part, strict=True)} for part in parts)
+        told = {"format": TABLE, "tokens": shape.tokens, "dim": dim, "depth": depth, "factor": scale}
+        return told | {"seconds": {"trunk": trunk, **elsewhere}, "last": last}
+
+    parts = (added[: len(names)], added[len(names) :])
+    before = json.dumps(table(1.0))
+    found = table(factor([predict(g, shape, before, space) for g in drawn[:FITTED]], whole[:FITTED], trunk))
+    text = json.dumps(found)
     checked = [
         {"genotype": genotype.to_json(), "predicted": predict(genotype, shape, text, space), "measured": truth}
-        for genotype, truth in zip(drawn, rest[2 * len(operations) :], strict=True)
+        for genotype, truth in list(zip(drawn, whole, strict=True))[FITTED:]
     ]
-    return {**table, "batch_size": batch_size, "checked": checked, "provenance": provenance()}
+    return {**found, "batch_size": batch_size, "checked": checked, "provenance": provenance()}
+
+
+def factor(predicted: Sequence[float], measured: Sequence[float], trunk: float) -> float:
+    """Return how much longer the operations of whole networks take than foretold: the median of the ratios.
+
+    Args:
+        predicted: Seconds foretold of each network.
+        measured: Seconds that it took.
+        trunk: Seconds of a network of identities alone, which both contain.
+    """
+    ratios = [(m - trunk) / (p - trunk) for p, m in zip(predicted, measured, strict=True) if p > trunk]
+    return max(0.0, statistics.median(ratios)) if ratios else 1.0
 
 
 def _with_one(operation: Operation, space: SearchSpace, node: int) -> Genotype:
@@ -103,15 +123,20 @@ def predict(genotype: Genotype, shape: Shape, table: str, space: SearchSpace) ->
 
 @torch.inference_mode()
 def _timed(calls: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
-    """Return the seconds of each call: the shortest of rounds, in each of which all have their turn."""
+    """Return the seconds of each call: the shortest of rounds, in each of which all have their turn.
+
+    On one thread of a CPU they are those of its clock, which stands still while other work has the core.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
 
     def once(call: Callable[[], Any], count: int) -> float:
-        start = time.perf_counter()
+        start = clock()
         for _ in range(count):
             call()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - start) / count
+        return (clock() - start) / count
 
     for call in calls:
         call()
