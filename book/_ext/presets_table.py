@@ -8,7 +8,8 @@ from typing import Any
 
 from dasvit.presets import RETRAIN, SEARCH
 
-# quoted from Section IV-A, and depth and operations of the stages from the section on the algorithm; what is not here the paper does not say, or its text lacks the number
+# quoted from Section IV-A, and depth and operations of the stages from the section on the algorithm; what is not here
+# the paper does not say, or its text lacks the number
 PAPER: Mapping[str, Mapping[str, str]] = {
     "search": {
         "data.data": "CIFAR-10, ImageNet-100",
