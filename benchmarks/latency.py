@@ -33,7 +33,7 @@ from dasvit.search_settings import SearchSettings
 from dasvit.searching import search
 from dasvit.space import Genotype, SearchSpace
 
-SIZES = {"image_size": 32, "patch_size": 4, "dim": 48, "num_classes": 10, "in_channels": 1}
+SIZES = {"image_size": 16, "patch_size": 4, "dim": 48, "num_classes": 10, "in_channels": 1}
 DEPTH = 4
 CALLS = 3  # of a network in its turn
 
@@ -44,11 +44,11 @@ class Latency:
 
     shares: tuple[float, ...] = (0.2, 0.5, 0.8)
     """Targets, as shares of the range from the fastest encoder to the slowest."""
-    searches: int = 3
+    searches: int = 2
     """Seeds for each target: 0, 1, …"""
     checks: int = 12
     """Whole networks by which the table is checked."""
-    rounds: int = 200
+    rounds: int = 100
     """Turns."""
     out: Path = Path("book/results/latency.json")
     """The JSON file."""
@@ -56,7 +56,7 @@ class Latency:
 
 def network(text: str) -> Callable[[], None]:
     """Return what classifies an image some times."""
-    model, images = build(Genotype.from_json(text), depth=DEPTH, **SIZES).eval(), torch.randn(1, 1, 32, 32)
+    model, images = build(Genotype.from_json(text), depth=DEPTH, **SIZES).eval(), torch.randn(1, 1, 16, 16)
 
     @torch.inference_mode()
     def call() -> None:
@@ -88,7 +88,7 @@ def main(args: Latency) -> None:
         table = measure(SearchSpace(), depth=DEPTH, checks=args.checks, **SIZES)
         checked = table.pop("checked")
         target = Target(target_latency=table["seconds"]["trunk"], latency_table=json.dumps(table))
-        data = load_data(DataSettings("digits", train_images=400, test_images=50), image_size=32)
+        data = load_data(DataSettings("digits", train_images=200, test_images=50), image_size=16)
         same = {name: SIZES[name] for name in ("image_size", "patch_size", "dim")}
         settings = SearchSettings(**same, stages=((1, 8, 1), (2, 5, 1), (DEPTH, 3, 1)), target=target)
         settings = replace(settings, hardware=Hardware("cpu", "32-true"))

@@ -286,7 +286,7 @@ def test_inherited_accuracy_is_that_of_the_extracted_network(images):
         for operation in edge.operations.values():
             operation.register_forward_hook(lambda *_: computed.append(1))
     assert inherited_accuracy(net, genotype, batches) == right / len(images)
-    assert len(computed) == len(batches) * len(net.layers) * len(genotype.edges)  # the path and nothing else
+    assert len(computed) == len(batches) * len(net.layers) * len(list(genotype.edges))  # the path and nothing else
     assert net.training
     assert not any(edge.sparse for edge in net.modules() if isinstance(edge, MixedEdge))
 
