@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from measure import begin, interleaved, write
+from measure import begin, write
 
 from dasvit import DataSettings, load_data
 from dasvit.choosing import reach
@@ -66,6 +67,18 @@ def network(text: str) -> Callable[[], None]:
     return call
 
 
+def medians(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Return the median seconds of a network, by the clock of this thread: it stands still while other work is done."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.thread_time()
+            call()
+            if round_:  # the first one warms up
+                seconds[name].append((time.thread_time() - start) / CALLS)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
 def searched(settings: SearchSettings, data: Any, share: float) -> dict[str, Any]:
     """Search for a time; return target, encoder and the time that the table foretells of it."""
     known = Heading(settings, data.train)  # its target is within reach: the table's fastest encoder
@@ -96,7 +109,7 @@ def main(args: Latency) -> None:
         found = [searched(replace(settings, seed=seed), data, share) for share, seed in cells]
         calls = {f"found {i}": network(row["genotype"]) for i, row in enumerate(found)}
         calls |= {f"checked {i}": network(row["genotype"]) for i, row in enumerate(checked)}
-        seconds = {name: each / CALLS for name, each in interleaved(calls, args.rounds).items()}
+        seconds = medians(calls, args.rounds)
     pace = statistics.median(seconds[f"checked {i}"] / row["measured"] for i, row in enumerate(checked))
     for i, row in enumerate(found):
         row["measured"] = seconds[f"found {i}"] / pace
