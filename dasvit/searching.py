@@ -244,15 +244,29 @@ def search(
             number, state = number + 1, None
             if number == len(settings.stages):
                 return SearchResult(Genotype.from_json(history[-1]["genotype"]), history, supernet)
-            candidates, alpha = _pruned(settings, number, supernet, candidates, run)
+            derived = Genotype.from_json(history[-1]["genotype"])
+            candidates, alpha = _pruned(settings, number, supernet, candidates, derived, run)
 
 
 def _pruned(
-    settings: SearchSettings, number: int, supernet: Supernet, candidates: Candidates, run: Run | None
+    settings: SearchSettings,
+    number: int,
+    supernet: Supernet,
+    candidates: Candidates,
+    derived: Genotype,
+    run: Run | None,
 ) -> tuple[Candidates, Tensor | None]:
-    """Return what a stage begins with, the operations that survive and their α if it is carried on, and keep both."""
+    """Return what a stage begins with, the operations that survive and their α if it is carried on, and keep both.
+
+    Where the encoder has to meet conditions, the one ``derived`` so far survives, so that they can still be met.
+    """
     alpha, width = supernet.alpha.detach(), len(candidates[0])
-    candidates, columns = prune(alpha[:, :width], candidates, settings.stages[number][1])
+    strength = alpha[:, :width].clone()
+    if settings.target.unit is not None or settings.attends:
+        for edge, operation in derived.edges:
+            place = settings.space.edges.index(edge)
+            strength[place, candidates[place].index(operation)] = float("inf")
+    candidates, columns = prune(strength, candidates, settings.stages[number][1])
     survived = torch.cat([alpha.gather(1, torch.tensor(columns, device=alpha.device)), alpha[:, width:]], dim=1)
     if run is not None:
         named = [[str(op) for op in ops] for ops in candidates]
