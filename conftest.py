@@ -74,6 +74,7 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
     "pack": False,
     "joint": True,
     "landscape": True,
+    "banks": True,
     "landscape_benchmark": False,
     "cli": False,
     "own_images": False,

@@ -204,8 +204,7 @@ def search(
         settings: Everything it depends on.
         data: The images; of a pair only ``train`` is used.
         run_dir: Where settings, metrics, genotype and checkpoints go; by default nothing is written.
-        resume: Continue the run in ``run_dir``, or begin it if nothing began there. Without its checkpoints it goes on
-            from the end of the last whole stage.
+        resume: Go on with the run in ``run_dir``, or begin it; without checkpoints from its last stage's beginning.
         progress: Show progress on stderr.
         logger: ``"csv"`` or ``"tensorboard"``: log the rows also in a folder of this name in ``run_dir``.
         loss: What the weights descend. To resume a run give the same; it is not kept there.
