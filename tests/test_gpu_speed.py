@@ -57,6 +57,7 @@ def test_compiled_rows_come_last_and_only_if_asked(rehearsal, monkeypatch):
         monkeypatch.setattr(module.Speed, name, lambda *_: {})
     monkeypatch.setattr(module, "ceilings", lambda _device: {})
     step, found = module.Speed(**rehearsal), []
+    assert {"tf32", "tf32_convolutions"} <= step.result().keys()
     for compiled in (False, True):
         assert replace(step, compiled=compiled).run()
         found.append([row["name"] for row in json.loads(step.file.read_text())["rows"]])
