@@ -1,4 +1,4 @@
-"""Recorded trainings as samples: what varies from one to the next, a search or a seed (ledger A44; chapter 7).
+"""Recorded trainings as samples: what varies from one to the next, a search or a seed (chapter 7; ledger A44).
 
 A *row* is one training in the rows that ``benchmarks/record.py`` writes: its network (``found``, ``random``,
 ``published`` or ``vit``), search, seed, and what the test said. ``equal`` says what it has in common with the found
