@@ -70,7 +70,7 @@ def spent(began: float) -> str:
     """Return what a page has used so far, rounded, e.g. ``"50 seconds and 0.6 GB of memory"``.
 
     Args:
-        began: :func:`time.perf_counter` when the page began.
+        began: ``time.perf_counter()`` when the page began.
     """
     seconds = time.perf_counter() - began
     duration = f"{max(10, round(seconds, -1)):.0f} seconds" if seconds < 95 else f"{seconds / 60:.0f} minutes"
