@@ -32,7 +32,7 @@ def test_trainings_that_were_done_again_replace_the_first_ones(run):
     assert [r["top1"] for r in trained(run, "published", "macs")] == pytest.approx([0.7, 0.95])
 
 
-def test_what_is_independent_is_a_group(run):
+def test_what_is_independent_is_a_group(run):  # ledger A44
     assert {k: len(v) for k, v in by_search(run, "random").items()} == {0: 2, 1: 1}
     assert [len(group) for group in units(run, "found")] == [2, 2]
     assert [[r["top1"] for r in group] for group in units(run, "best random")] == [[0.2], [0.6]]
