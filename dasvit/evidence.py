@@ -41,7 +41,8 @@ def units(run: Mapping[str, Any], peer: str, equal: str = "epochs") -> list[list
             validation images; ``published``; or ``vit``, for each search the plain transformer nearest in size.
         equal: What the trainings have in common with those of the found encoders.
     """
-    by, groups = "seed" if peer in ("published", "vit") else "search", {}
+    by = "seed" if peer in ("published", "vit") else "search"
+    groups: dict[int, list[Row]] = {}
     for row in trained(run, peer.removeprefix("best "), equal):
         groups.setdefault(row[by], []).append(row)
     ordered = [groups[key] for key in sorted(groups)]
