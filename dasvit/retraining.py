@@ -359,7 +359,7 @@ def retrain(
             run.keep("genotype.json", architecture.to_json())
         check = partial(check_checkpoint, settings, data)
         state = fabric.broadcast(run.load(check, check_rows(settings)) if run is not None and resume else None)
-        history = run.history() if run is not None else []
+        history = fabric.broadcast(run.history() if run is not None else [])
         if run is not None and logger is not None:
             run.on_row = follow(logger, run.path, history)
         job = Retraining(settings, data.train, fabric, start, loss, data.val)

@@ -232,7 +232,7 @@ def search(
             number, candidates = state["job"]["stage"], parse_candidates(state["job"]["candidates"])
         elif resume and (boundary := fabric.broadcast(load_boundary(asked, run) if run is not None else None)):
             number, candidates, alpha = boundary
-        history = run.history() if run is not None else []
+        history = fabric.broadcast(run.history() if run is not None else [])  # all that is left of a finished run
         if run is not None and logger is not None:
             run.on_row = follow(logger, run.path, history)
         while True:
