@@ -109,6 +109,8 @@ def _protect(app, exc):
     if exc is None and app.builder.format == "html":
         for template in Path(app.outdir, "_static").glob("*.html"):  # of the theme; no pages
             template.unlink()
+        for sources in Path(app.outdir, "_static").rglob("*.map"):  # of the theme's scripts and styles; 3 MB
+            sources.unlink()
         mend(Path(app.outdir))
         protect(Path(app.outdir))
 
