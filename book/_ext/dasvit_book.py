@@ -152,6 +152,13 @@ def _number_as_the_paper(app, env):
                 equations[label] = (*chapter, own)
 
 
+def _own_sources_only(app, env):
+    """Leave out of the sources' index what Sphinx found no source of, or it would link to pages that are not there."""
+    modules = getattr(env, "_viewcode_modules", {})
+    for name in [name for name, entry in modules.items() if not entry]:
+        del modules[name]
+
+
 class Generated(SphinxDirective):
     """Markdown that is made when the book is built, and again when what it is made of has changed."""
 
@@ -197,6 +204,7 @@ def setup(app):
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
     app.connect("env-check-consistency", _number_as_the_paper)
+    app.connect("env-check-consistency", _own_sources_only)
     app.connect("missing-reference", _link_elsewhere)
     app.connect("html-page-context", add_links)
     app.connect("build-finished", _copy_mathjax)
