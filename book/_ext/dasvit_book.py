@@ -105,6 +105,8 @@ def _protect(app, exc):
     if exc is None and app.builder.format == "html":
         for template in Path(app.outdir, "_static").glob("*.html"):  # of the theme; no pages
             template.unlink()
+        for sources in Path(app.outdir, "_static").rglob("*.map"):  # of the theme's scripts and styles; 3 MB
+            sources.unlink()
         mend(Path(app.outdir))
         protect(Path(app.outdir))
 
@@ -144,6 +146,13 @@ def _number_as_the_paper(app, env):
             else:
                 own += 1
                 equations[label] = (*chapter, own)
+
+
+def _own_sources_only(app, env):
+    """Leave out of the sources' index what Sphinx found no source of, or it would link to pages that are not there."""
+    modules = getattr(env, "_viewcode_modules", {})
+    for name in [name for name, entry in modules.items() if not entry]:
+        del modules[name]
 
 
 class Generated(SphinxDirective):
@@ -191,6 +200,7 @@ def setup(app):
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
     app.connect("env-check-consistency", _number_as_the_paper)
+    app.connect("env-check-consistency", _own_sources_only)
     app.connect("missing-reference", _link_elsewhere)
     app.connect("html-page-context", add_links)
     app.connect("build-finished", _copy_mathjax)

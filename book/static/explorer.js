@@ -117,7 +117,8 @@
   const backdrop = (() => {
     const parts = [], dots = told.mean.map((_, place) => `M${X(place).toFixed(1)} ${Y(place).toFixed(1)}h0`).join("");
     parts.push(draw("path", { class: "all", d: dots }));
-    parts.push(draw("path", { class: "front", d: "M" + front.map(p => `${X(p).toFixed(1)} ${Y(p).toFixed(1)}`).join("L") }));
+    const steps = front.map(p => `H${X(p).toFixed(1)}V${Y(p).toFixed(1)}`).join(""); // the best so far, by cost
+    parts.push(draw("path", { class: "front", d: `M${X(front[0])} ${Y(front[0])}${steps}H${X(front[front.length - 1])}` }));
     const floor = HEIGHT - BOTTOM;
     parts.push(draw("path", { class: "axis", d: `M${LEFT} 4V${floor}H${WIDTH - 4}` }));
     for (let tick = Math.ceil(100 * lowest); tick <= 100 * highest; tick++) {
