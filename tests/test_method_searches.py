@@ -75,6 +75,23 @@ def test_weights_alone_are_trained_at_first(images):
     assert not torch.equal(stage.supernet.alpha, start)
 
 
+@pytest.mark.parametrize(("share", "epochs", "waits"), [(0.9, 3, 2), (0.5, 1, 0), (0.4, 5, 2), (0.0, 1, 0)])
+def test_alpha_moves_in_the_last_epoch_at_least(images, share, epochs, waits):
+    settings = replace(QUICK, stages=((1, 8, epochs),), schedule=ScheduleSettings(alpha_warmup=share))
+    stage = SearchStage(settings, 0, ALL, images.halves(0), make_fabric(settings.hardware))
+    assert [stage._waits(epoch) for epoch in range(epochs)] == [epoch < waits for epoch in range(epochs)]
+
+
+def test_identities_by_chance_end_no_stage_before_alpha_moves(images, tmp_path, monkeypatch):
+    settings = replace(METHODS["darts+"](QUICK), stages=((1, 8, 3),))
+    settings = replace(settings, schedule=replace(settings.schedule, alpha_warmup=0.5))
+    skips = Genotype(((2 * ((0, Operation("skip")),))[:1],))
+    monkeypatch.setattr(SearchStage, "_derived", lambda self: skips)
+    settings = replace(settings, schedule=replace(settings.schedule, stop_skips=1))
+    paused(settings, images, tmp_path, monkeypatch, steps=7)  # after the first epoch, of three steps
+    assert [row["epoch"] for row in search(settings, images, tmp_path, resume=True).history] == [0, 1, 2]
+
+
 def test_a_stage_ends_when_the_encoder_has_two_identities(images, tmp_path, monkeypatch):
     settings = replace(METHODS["darts+"](QUICK), stages=((1, 8, 5),))
     counts = itertools.count()
