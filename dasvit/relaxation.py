@@ -167,9 +167,10 @@ class Supernet(VisionTransformer):
         """The weights w: every parameter but α."""
         return [p for name, p in self.named_parameters() if name != "alpha"]
 
-    def mixing_weights(self) -> Float[Tensor, "edges operations"]:
-        """Return what α stands for, by default ``softmax(α)`` by edge, in float32 at least."""
-        return expected_weights(self.alpha, self.relaxation, tuple(target for _, target in self.space.edges))
+    def mixing_weights(self, alpha: Float[Tensor, "edges columns"] | None = None) -> Float[Tensor, "edges operations"]:
+        """Return what α, or another ``alpha``, stands for, by default ``softmax(α)`` by edge, in float32 at least."""
+        targets = tuple(target for _, target in self.space.edges)
+        return expected_weights(self.alpha if alpha is None else alpha, self.relaxation, targets)
 
     def forward(  # type: ignore[override]
         self,
@@ -186,8 +187,12 @@ class Supernet(VisionTransformer):
         """Return the architecture that α stands for now, see :func:`derive`."""
         return derive(self.mixing_weights(), self.candidates, self.space, max_skips)
 
-    def extract(self, genotype: Genotype) -> VisionTransformer:
+    def extract(self, genotype: Genotype, *, class_token_last: bool = False) -> VisionTransformer:
         """Return the derived network with the weights that it has in this supernet.
+
+        Args:
+            genotype: The encoder.
+            class_token_last: Whether its last layer computes the class token alone.
 
         Raises:
             ValueError: If an operation of ``genotype`` is not among the candidates of its edge, or if operations see
@@ -195,7 +200,8 @@ class Supernet(VisionTransformer):
         """
         if self.relaxation.partial > 1:
             raise ValueError("operations on a part of the channels have no weights for a derived network: train it")
-        network = build(genotype, dim=self.dim, **self.settings).to(self.alpha)
+        how = {**self.settings, "class_token_last": class_token_last}
+        network = build(genotype, dim=self.dim, **how).to(self.alpha)
         state = {
             k: v for k, v in self.state_dict().items() if not k.startswith(("alpha", "layers.", "token_selection."))
         }
@@ -271,7 +277,7 @@ def _strongest(weights: Tensor, candidates: Candidates, space: SearchSpace) -> G
 
 
 def prune(
-    alpha: Float[Tensor, "edges operations"], candidates: Candidates, keep: int
+    alpha: Float[Tensor, "edges operations"], candidates: Candidates, keep: int, *, attends: bool = False
 ) -> tuple[Candidates, list[list[int]]]:
     """Drop the weakest operations of each edge by α (Algorithm 1, between stages).
 
@@ -279,6 +285,8 @@ def prune(
         alpha: Architecture parameters.
         candidates: The operations the columns stand for, by edge.
         keep: Number of operations to keep on each edge, at least 2 so that one is not zero.
+        attends: Whether attention must survive somewhere. Where it would not, the one that lacks least of α replaces
+            the weakest operation of its edge.
 
     Returns:
         The surviving candidates in their old order, and the column each of them had.
@@ -289,5 +297,10 @@ def prune(
     if not 2 <= keep <= len(candidates[0]):
         raise ValueError(f"cannot keep {keep} of {len(candidates[0])} operations an edge: at least 2, at most all")
     columns = [sorted(row.topk(keep).indices.tolist()) for row in alpha]
+    attention = [(edge, i) for edge, ops in enumerate(candidates) for i, op in enumerate(ops) if op.spec.attends]
+    if attends and attention and not any(i in columns[edge] for edge, i in attention):
+        weakest = [min(kept, key=row.__getitem__) for row, kept in zip(alpha.tolist(), columns, strict=True)]
+        edge, i = min(attention, key=lambda place: float(alpha[place[0], weakest[place[0]]] - alpha[place]))
+        columns[edge] = sorted({*columns[edge], i} - {weakest[edge]})
     survivors = tuple(tuple(ops[i] for i in kept) for ops, kept in zip(candidates, columns, strict=True))
     return survivors, columns
