@@ -32,14 +32,15 @@ from .search_stage import Objective as Objective
 from .search_stage import SearchStage as SearchStage
 from .search_stage import make_supernet as make_supernet
 from .search_stage import supernet_groups
-from .space import Genotype, Operation
+from .space import Genotype, Operation, edge_name
 
 BOUNDARY = "stage.json"
 """The file of a run directory with what the last whole stage left to the next."""
 # what is logged of an epoch
 ROW = {"alpha": dict, "genotype": str, **dict.fromkeys(("val_accuracy", "val_loss", "fairness", "train_loss"), float)}
 
-WATCHED = {"kinds": dict, "entropy": float, "skip_weight": float, "margins": dict, "hessian": float, "paths": int}
+WATCHED = {"kinds": dict, "edges": dict, "margins": dict, "entropy": float, "skip_weight": float, "hessian": float}
+WATCHED |= {"paths": int}
 """What the monitor logs beside; rows of an earlier version lack it."""
 
 
@@ -122,9 +123,15 @@ def check_rows(settings: SearchSettings) -> CheckRow:
     def check(number: int, row: dict[str, Any]) -> None:
         watched = {name: kind for name, kind in WATCHED.items() if name in row}
         check_row(positions, ROW | watched, number, row)
+        kept = settings.stages[positions[number]["stage"]][1]
+        expect(row["alpha"], {edge_name(edge): dict for edge in settings.space.edges}, "alpha")
+        for edge, own in row["alpha"].items():
+            expect(len(own), range(kept, kept + 1), f"alpha.{edge}")
+            expect(own, dict.fromkeys(own, float), f"alpha.{edge}")
+        if "edges" in row:
+            expect(row["edges"], dict.fromkeys(row["alpha"], float), "edges")
         for name, kind in {"kinds": int, "margins": float}.items():
-            for key, value in row.get(name, {}).items():
-                expect(value, kind, f"{name}.{key}")
+            expect(row.get(name, {}), dict.fromkeys(row.get(name, {}), kind), name)
 
     return check
 
