@@ -146,6 +146,30 @@ def test_methods_by_name(run, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+def test_a_flag_goes_before_what_a_method_has(run, tmp_path, monkeypatch):
+    asked = []
+
+    def search(settings, *_how, **_more):
+        asked.append(settings)
+        raise ValueError("not now")
+
+    monkeypatch.setattr("dasvit.searching.search", search)
+    for method, *flags in (
+        ("beta-darts", "--beta", 7),
+        ("drnas", "--anchor", 0.5, "--keep-ratio", 0.5),
+        ("p-darts", "--max-skips", 3, "--alpha-warmup", 0.1),
+        ("darts", "--skip-weight", 0.25),
+    ):
+        assert run("search", *QUICK_SEARCH, "--method", method, *flags, "--out", tmp_path / "r")[0] == 2
+    beta, drnas, pdarts, darts = asked
+    assert beta.relaxation.beta == 7
+    assert (drnas.relaxation.mix, drnas.relaxation.anchor, drnas.keep_ratio) == ("dirichlet", 0.5, 0.5)
+    assert (pdarts.schedule.max_skips, pdarts.schedule.alpha_warmup) == (3, 0.1)
+    assert pdarts.relaxation.skip_dropout == METHODS["p-darts"](presets.SEARCH["tiny"]).relaxation.skip_dropout
+    assert (darts.fairness.skip_weight, darts.fairness.type_weight) == (0.25, 0)
+    assert [settings.stages for settings in asked] == [((1, 8, 2),), ((1, 8, 2),), ((1, 8, 1), (1, 3, 1)), ((1, 8, 2),)]
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_resume_needs_no_settings(run, tmp_path, signum, code, monkeypatch):
     step = SearchStage.weight_step
