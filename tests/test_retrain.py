@@ -15,7 +15,7 @@ from dasvit.data.sources import hold_out
 from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.seeds import derive
-from dasvit.retraining import Retraining, load_trained, measures
+from dasvit.retraining import Retraining, idle_weights, load_trained, make_network, measures
 
 module = sys.modules["dasvit.retraining"]
 
@@ -75,6 +75,17 @@ def test_matrices_decay_and_nothing_else(few_digits, genotype):  # ledger A36
     for name, parameter in job.network.named_parameters():
         matrix = parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
         assert decay[parameter] == (QUICK.weight_decay if matrix else 0), name
+
+
+def test_weights_that_the_logits_do_not_depend_on_are_known(few_digits):
+    def idle(genotype):
+        network = make_network(replace(QUICK, genotype=genotype, depth=3), few_digits.train)
+        found = idle_weights(network)
+        return {name for name, weight in network.named_parameters() if any(weight is other for other in found)}
+
+    assert idle("dasvit-cifar10") == idle("vit_b16") == set()
+    every_other = idle('{"format": 1, "nodes": [[[0, "msa:4"]]]}')
+    assert {name.rpartition(".edges")[0] for name in every_other} == {"layers.1"}
 
 
 def test_the_loss_is_given(few_digits):
