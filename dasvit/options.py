@@ -23,7 +23,7 @@ class Search:
     method: str = "dasvit"
     """dasvit, or another of the family: dasvit-all-tokens, dasvit-unfair, dasvit-one-stage, darts (one stage, every
     token, no fairness term), darts-2, darts+, darts-minus, p-darts, pc-darts, fair-darts, beta-darts, drnas, tangle,
-    one-shot. Values given by other flags go before its own; of --stages it takes the last depth and all epochs."""
+    one-shot. Other flags go before its own values; of --stages one stage has the last depth and all epochs."""
     resume: bool = False
     """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
     logger: Literal["csv", "tensorboard"] | None = None

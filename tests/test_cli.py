@@ -6,13 +6,14 @@ import re
 import shutil
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dasvit import Genotype, SearchSpace, cli, presets, zoo
+from dasvit import Genotype, SearchSpace, cli, presets, retraining, zoo
 from dasvit.commands import using
 from dasvit.methods.registry import METHODS
 from dasvit.retraining import Retraining  # noqa: F401  (loads the module)
@@ -109,6 +110,20 @@ def test_search_prints_the_genotype_and_a_line_an_epoch(run, tmp_path):
     *epochs, last = err.splitlines()
     assert [line.split(":")[0] for line in epochs] == ["stage 1/2 epoch 1/1", "stage 2/2 epoch 1/1"]
     assert last.startswith("dasvit: α has hardly moved")  # in two epochs
+
+
+def test_a_run_is_evaluated_on_another_device_than_it_was_trained_on(retrained, run, monkeypatch):
+    load, absent = retraining.load_trained, "mps" if torch.cuda.is_available() else "cuda"
+
+    def elsewhere(path):
+        network, settings, data = load(path)
+        return network, replace(settings, hardware=replace(settings.hardware, device=absent)), data
+
+    monkeypatch.setattr(retraining, "load_trained", elsewhere)
+    code, _, err = run("evaluate", retrained)
+    assert code == 2
+    assert err == f"dasvit: device {absent} is not available here: use --device auto or cpu\n"
+    assert run("evaluate", retrained, "--device", "cpu")[0] == 0
 
 
 def test_presets_and_flags(run, tmp_path):
