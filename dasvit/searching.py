@@ -215,7 +215,8 @@ def search(
         progress: Show progress on stderr.
         logger: ``"csv"`` or ``"tensorboard"``: log the rows also in a folder of this name in ``run_dir``.
         loss: What the weights descend. To resume a run give the same; it is not kept there.
-        objective: What α descends; by default the loss plus the fairness term. To resume a run give the same.
+        objective: What α descends beside the term of a target; by default the loss, the fairness term and the method's
+            terms of α alone. To resume a run give the same.
 
     Raises:
         ValueError: If settings and data do not fit together, or the directory cannot be used.
