@@ -277,7 +277,7 @@ def _strongest(weights: Tensor, candidates: Candidates, space: SearchSpace) -> G
 
 
 def prune(
-    alpha: Float[Tensor, "edges operations"], candidates: Candidates, keep: int, *, attends: bool = False
+    alpha: Float[Tensor, "edges operations"], candidates: Candidates, keep: int
 ) -> tuple[Candidates, list[list[int]]]:
     """Drop the weakest operations of each edge by α (Algorithm 1, between stages).
 
@@ -285,8 +285,6 @@ def prune(
         alpha: Architecture parameters.
         candidates: The operations the columns stand for, by edge.
         keep: Number of operations to keep on each edge, at least 2 so that one is not zero.
-        attends: Whether attention must survive somewhere. Where it would not, the one that lacks least of α replaces
-            the weakest operation of its edge.
 
     Returns:
         The surviving candidates in their old order, and the column each of them had.
@@ -297,10 +295,5 @@ def prune(
     if not 2 <= keep <= len(candidates[0]):
         raise ValueError(f"cannot keep {keep} of {len(candidates[0])} operations an edge: at least 2, at most all")
     columns = [sorted(row.topk(keep).indices.tolist()) for row in alpha]
-    attention = [(edge, i) for edge, ops in enumerate(candidates) for i, op in enumerate(ops) if op.spec.attends]
-    if attends and attention and not any(i in columns[edge] for edge, i in attention):
-        weakest = [min(kept, key=row.__getitem__) for row, kept in zip(alpha.tolist(), columns, strict=True)]
-        edge, i = min(attention, key=lambda place: float(alpha[place[0], weakest[place[0]]] - alpha[place]))
-        columns[edge] = sorted({*columns[edge], i} - {weakest[edge]})
     survivors = tuple(tuple(ops[i] for i in kept) for ops, kept in zip(candidates, columns, strict=True))
     return survivors, columns

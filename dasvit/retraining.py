@@ -122,9 +122,8 @@ class Retraining:
             compile_network(self.network)
         optimizer = AdamW(weight_groups(self.network, settings.weight_decay), lr=settings.lr, fused=True)
         self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, settings.warmup_epochs * self.steps)
-        if fabric.world_size > 1:  # devices would wait for gradients that do not come
-            for weight in idle_weights(self.network):
-                weight.requires_grad_(False)
+        for weight in idle_weights(self.network) if fabric.world_size > 1 else ():
+            weight.requires_grad_(False)  # devices would wait for gradients that do not come
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         self.recipe = Recipe(settings, images, fabric, loss)
         self._warm, self._checked = False, not settings.hardware.compile

@@ -120,19 +120,6 @@ def test_prune_drops_the_weakest_and_keeps_the_order():
     assert [str(op) for op in again[4]] == ["mlp:1", "mlp:2"]
 
 
-def test_attention_survives_where_it_must():
-    alpha = torch.tensor([[5.0, 9, 4, 2, 3, 6, 8, 7]]).repeat(5, 1)
-    alpha[3, 2] = 6.5  # msa:4 on edge 1-3 lacks half a point behind mlp:2, the weakest of three
-    plain, _ = prune(alpha, ALL, 3)
-    assert not any(op.spec.attends for ops in plain for op in ops)
-    survivors, columns = prune(alpha, ALL, 3, attends=True)
-    assert columns == [[1, 6, 7]] * 3 + [[1, 2, 6], [1, 6, 7]]
-    assert [str(op) for op in survivors[3]] == ["skip", "msa:4", "mlp:1"]
-    alpha[0, 4] = 20.0
-    assert prune(alpha, ALL, 3, attends=True) == prune(alpha, ALL, 3)  # some survives by itself
-    assert prune(alpha[:, :2], (ALL[0][:2],) * 5, 2, attends=True)[1] == [[0, 1]] * 5  # none attends
-
-
 def test_pruned_supernet_has_only_the_survivors():
     survivors, _ = prune(torch.arange(40.0).view(5, 8), ALL, 3)
     model = supernet(candidates=survivors)
