@@ -229,9 +229,7 @@ def search(
     candidates: Candidates = (settings.space.operations,) * len(settings.space.edges)
     halves = draw_halves(settings, images.to(fabric.device))
     _check_fit(settings, candidates, halves[0], len(images))
-    opened = None
-    if run_dir is not None and fabric.global_rank == 0:
-        opened = Run.open(run_dir, "search", settings, resume=resume)
+    opened = None if run_dir is None or fabric.global_rank else Run.open(run_dir, "search", settings, resume=resume)
     with opened or nullcontext() as run:
         fabric.launch()  # what cannot be run has failed before there are other processes
         state = fabric.broadcast(_saved(settings, halves[0], run) if run is not None and resume else None)

@@ -6,14 +6,13 @@ import re
 import shutil
 import signal
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dasvit import Genotype, SearchSpace, cli, presets, retraining, zoo
+from dasvit import Genotype, SearchSpace, cli, presets, zoo
 from dasvit.commands import using
 from dasvit.methods.registry import METHODS
 from dasvit.retraining import Retraining  # noqa: F401  (loads the module)
@@ -112,20 +111,6 @@ def test_search_prints_the_genotype_and_a_line_an_epoch(run, tmp_path):
     assert last.startswith("dasvit: α has hardly moved")  # in two epochs
 
 
-def test_a_run_is_evaluated_on_another_device_than_it_was_trained_on(retrained, run, monkeypatch):
-    load, absent = retraining.load_trained, "mps" if torch.cuda.is_available() else "cuda"
-
-    def elsewhere(path):
-        network, settings, data = load(path)
-        return network, replace(settings, hardware=replace(settings.hardware, device=absent)), data
-
-    monkeypatch.setattr(retraining, "load_trained", elsewhere)
-    code, _, err = run("evaluate", retrained)
-    assert code == 2
-    assert err == f"dasvit: device {absent} is not available here: use --device auto or cpu\n"
-    assert run("evaluate", retrained, "--device", "cpu")[0] == 0
-
-
 def test_presets_and_flags(run, tmp_path):
     args = ["--data", "digits", "--out", tmp_path / "r", "--train-images", 200, "--stages", *["1", "8", "1"]]
     assert run("search", *args, "--keep-ratio", 0.75, "--shift", 0.1, "--order", 2, "--heads", 2, 4, 8)[0] == 0
@@ -159,30 +144,6 @@ def test_methods_by_name(run, tmp_path):
     assert code == 2
     assert err == "dasvit: joint on with entangled: these edges are computed as they are written, leave it out\n"
     assert not (tmp_path / "s").exists()
-
-
-def test_a_flag_goes_before_what_a_method_has(run, tmp_path, monkeypatch):
-    asked = []
-
-    def search(settings, *_how, **_more):
-        asked.append(settings)
-        raise ValueError("not now")
-
-    monkeypatch.setattr("dasvit.searching.search", search)
-    for method, *flags in (
-        ("beta-darts", "--beta", 7),
-        ("drnas", "--anchor", 0.5, "--keep-ratio", 0.5),
-        ("p-darts", "--max-skips", 3, "--alpha-warmup", 0.1),
-        ("darts", "--skip-weight", 0.25),
-    ):
-        assert run("search", *QUICK_SEARCH, "--method", method, *flags, "--out", tmp_path / "r")[0] == 2
-    beta, drnas, pdarts, darts = asked
-    assert beta.relaxation.beta == 7
-    assert (drnas.relaxation.mix, drnas.relaxation.anchor, drnas.keep_ratio) == ("dirichlet", 0.5, 0.5)
-    assert (pdarts.schedule.max_skips, pdarts.schedule.alpha_warmup) == (3, 0.1)
-    assert pdarts.relaxation.skip_dropout == METHODS["p-darts"](presets.SEARCH["tiny"]).relaxation.skip_dropout
-    assert (darts.fairness.skip_weight, darts.fairness.type_weight) == (0.25, 0)
-    assert [settings.stages for settings in asked] == [((1, 8, 2),), ((1, 8, 2),), ((1, 8, 1), (1, 3, 1)), ((1, 8, 2),)]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -1,19 +1,15 @@
 """The GPU evidence, rehearsed: every step is stopped by its budget, continued, and writes what the book reads."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import tarfile
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
-import planned
 import pytest
 import torch
 from common import Budget, Rows, Step, waits
@@ -321,33 +317,6 @@ def test_flops_are_counted_once(rehearsal, monkeypatch):
     assert step.run()
     assert step.run()
     assert len(counted) == len(step.settings.stages)
-
-
-@pytest.mark.long
-def test_a_search_outlives_the_command_that_started_it(tmp_path):
-    """As the README has it; the shell and whatever is in its group are killed at once."""
-    command = f"{sys.executable} benchmarks/gpu/search.py --rehearse --runs {tmp_path} --minutes 10000"
-    line = f"setsid nohup {command} > {tmp_path}/log 2>&1 < /dev/null & echo $! > {tmp_path}/pid; sleep infinity"
-    pid, log = tmp_path / "pid", tmp_path / "log"
-    shell = subprocess.Popen(["bash", "-c", line], cwd=ROOT, start_new_session=True)
-
-    def runs():
-        state = Path("/proc") / pid.read_text().strip() / "stat"
-        return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
-
-    while not (pid.exists() and pid.read_text().endswith("\n")):
-        time.sleep(0.1)
-    while not (tmp_path / "rehearsal" / "search" / "settings.json").exists():
-        assert runs(), log.read_text()
-        time.sleep(0.1)
-    os.killpg(shell.pid, signal.SIGKILL)
-    shell.wait()
-    while runs():
-        time.sleep(0.1)
-    assert "search: done" in log.read_text()
-    result = tmp_path / "rehearsal" / "results" / "search.json"
-    assert json.loads(result.read_text())["complete"]
-    assert "setsid nohup python benchmarks/gpu/search.py" in planned.README.read_text()
 
 
 def test_a_search_goes_on_elsewhere_from_what_was_fetched(rehearsal, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, RetrainSettings, evaluate, retrain
+from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, RetrainSettings, cli, evaluate, retrain
 from dasvit.data.sources import hold_out
 from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.engine.loop import Interrupted
@@ -187,6 +187,16 @@ def test_a_trained_network_comes_back_from_its_run(tmp_path):
     assert kept == result.accuracy | {"images": 50}
     assert result.accuracy["top1"] == pytest.approx((result.predictions == data.test.labels).double().mean())
     assert Genotype.from_json((tmp_path / "run" / "genotype.json").read_text())
+
+
+def test_a_run_is_evaluated_on_another_device_than_it_was_trained_on(few_digits, monkeypatch, capsys):
+    absent = Hardware("mps" if torch.cuda.is_available() else "cuda")
+    trained = make_network(QUICK, few_digits.train), replace(QUICK, hardware=absent), few_digits
+    monkeypatch.setattr(module, "load_trained", lambda _: trained)
+    for more, code, words in (([], 2, "use --device auto or cpu"), (["--device", "cpu"], 0, "on 50 test images")):
+        with pytest.raises(SystemExit, match=str(code)):
+            cli.main(["evaluate", "run", *more])
+        assert words in "".join(capsys.readouterr())
 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(few_digits, tmp_path):
