@@ -20,6 +20,7 @@ def pytest_configure(config):
     from jupyter_cache import get_cache
     from nbmake.nb_run import NotebookRun
 
+    config.option.nbmake_timeout = 0  # none: how long a cell takes depends on what else the machine does
     if not hasattr(config, "workerinput"):
         assert get_cache(str(cache_path())).db  # made once, before any worker
     if not hasattr(NotebookRun.execute, "__wrapped__"):

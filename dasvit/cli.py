@@ -161,7 +161,9 @@ def _search(arguments: list[str]) -> None:
     if given.method not in METHODS:
         raise ValueError(f"unknown method {given.method!r}; known: {', '.join(METHODS)}")
     stored = _stored(SearchSettings, "search", given) if given.preset is None else None
-    settings = METHODS[given.method](changed(stored or _preset(SEARCH, "search", given.preset, changes), changes))
+    settings = stored or _preset(SEARCH, "search", given.preset, changes)
+    settings = METHODS[given.method](changed(settings, _without(changes, "relaxation")))
+    settings = changed(settings, _without(changes, "stages"))  # what is asked for by name goes before the method's own
     data = load_data(settings.data, image_size=settings.image_size)
     try:
         result = search(settings, data, given.out, resume=given.resume, progress=True, logger=given.logger)
@@ -170,9 +172,13 @@ def _search(arguments: list[str]) -> None:
             raise
         images = {"channels": data.train.channels, "classes": len(data.train.classes)}
         raise RunFailedError(f"out of memory: {advice(settings, **images)}") from None
-    if (why := undecided(result.history)) is not None:
+    if (why := undecided(result.history, result.supernet.mixing_weights)) is not None:
         rank_zero_only(print)("dasvit:", why, file=sys.stderr)
     rank_zero_only(print)(result.genotype.to_json())
+
+
+def _without(changes: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in changes.items() if k != name}
 
 
 def _retrain(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from math import isqrt
 from pathlib import Path
 from typing import Literal
 
@@ -151,10 +152,11 @@ def operation_cost(
 
 
 def _counted(operation: Operation, shape: Shape) -> int:
-    side = int((shape.tokens - 1) ** 0.5)
+    patches = shape.tokens - 1
+    rows = next(side for side in range(isqrt(patches), 0, -1) if patches % side == 0)  # all of them, none left over
     with torch.device("meta"), torch.no_grad(), Products() as products:
         module = operation.spec.make(shape.dim, operation.size).eval()
-        module(torch.zeros(1, shape.tokens, shape.dim), None, (side, (shape.tokens - 1) // side))
+        module(torch.zeros(1, shape.tokens, shape.dim), None, (rows, patches // rows))
     return products.macs
 
 

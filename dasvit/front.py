@@ -62,7 +62,6 @@ def _point(path: Path, unit: Cost) -> tuple[float, float]:
     with refusing(f"{path / RESULT}: {PREPARATION}"):
         images = unseen(run.read(RESULT, PREPARATION))
     with torch.device("meta"):
-        network = make_network(settings, images)
-    network.class_token_last = False  # as it is exported and counted elsewhere
+        network = make_network(settings, images, class_token_last=False)  # as it is exported and counted elsewhere
     counted = complexity(network, settings.image_size)
     return float(counted.parameters if unit == "params" else counted.macs), float(history[-1]["val_balanced"])

@@ -65,9 +65,7 @@ def inherited(settings: RetrainSettings, images: ImageSet) -> VisionTransformer 
     if differing := [name for name in wanted if wanted[name] != there[name]]:
         told = ", ".join(f"{name} {there[name]!r:.60}" for name in differing)
         raise ValueError(f"init_from: the supernet in {settings.init_from} has {told}: use the same")
-    network = supernet.extract(genotype)
-    network.class_token_last = True
-    return network.train()
+    return supernet.extract(genotype, class_token_last=True).train()
 
 
 def read_images(

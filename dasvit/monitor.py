@@ -89,20 +89,34 @@ def watched(
     }
 
 
-def drift(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> float:
-    """Return the most that a mixing weight ``softmax(α)`` has changed between two logged epochs of one stage."""
-    rows = [torch.tensor([list(edge.values()) for edge in row["alpha"].values()]) for row in (earlier, later)]
-    before, after = (alpha.softmax(dim=1) for alpha in rows)
-    return float((after - before).abs().max())
+def _softmax(alpha: Tensor) -> Tensor:
+    return alpha.softmax(dim=1)
 
 
-def undecided(history: Sequence[Mapping[str, Any]]) -> str | None:
+def drift(earlier: Mapping[str, Any], later: Mapping[str, Any], mixing: Callable[[Tensor], Tensor] = _softmax) -> float:
+    """Return the most that a mixing weight has changed between two logged epochs of one stage.
+
+    Args:
+        earlier: A row.
+        later: Another one.
+        mixing: From α, with a last column for edges that have weights of their own, to the mixing weights.
+    """
+
+    def weights(row: Mapping[str, Any]) -> Tensor:
+        own = {name: [value] for name, value in row.get("edges", {}).items()}
+        return mixing(torch.tensor([[*edge.values(), *own.get(name, ())] for name, edge in row["alpha"].items()]))
+
+    return float((weights(later) - weights(earlier)).abs().max())
+
+
+def undecided(history: Sequence[Mapping[str, Any]], mixing: Callable[[Tensor], Tensor] = _softmax) -> str | None:
     """Return in one line why the encoder found says little, or nothing if α has decided.
 
     Rows that were logged before there was a monitor are left out.
 
     Args:
         history: The rows of a search.
+        mixing: See :func:`drift`.
     """
     last = next((row for row in reversed(history) if "margins" in row), None)
     if last is None or not last["margins"] or last.get("paths"):
@@ -112,7 +126,7 @@ def undecided(history: Sequence[Mapping[str, Any]]) -> str | None:
     stage = [row for row in history if row["stage"] == last["stage"]]
     if len(stage) < 2:
         return None
-    moved = drift(*stage[-2:])
+    moved = drift(stage[-2], stage[-1], mixing)
     close = [name for name, margin in last["margins"].items() if margin < moved]
     if 2 * len(close) <= len(last["margins"]):
         return None

@@ -23,7 +23,7 @@ class Search:
     method: str = "dasvit"
     """dasvit, or another of the family: dasvit-all-tokens, dasvit-unfair, dasvit-one-stage, darts (one stage, every
     token, no fairness term), darts-2, darts+, darts-minus, p-darts, pc-darts, fair-darts, beta-darts, drnas, tangle,
-    one-shot."""
+    one-shot. Other flags go before its own values; of --stages one stage has the last depth and all epochs."""
     resume: bool = False
     """Continue the run in --out; its settings need not be repeated. Where nothing began yet, begin."""
     logger: Literal["csv", "tensorboard"] | None = None
@@ -83,7 +83,7 @@ class Score:
     network: str = field(metadata=BY_PLACE)
     """vit_b16, a published encoder's name, a genotype file, or SPACE:NUMBER, e.g. autoformer-t:4711."""
     indicator: tuple[str, ...] = ("dss",)
-    """dss, dss-released, synflow, snip, grasp, naswot, te, params, macs."""
+    """dss, dss-released, synflow, snip, grasp, naswot, te, zico, meco, az-nas, autoprox, params, macs."""
     image_size: int = 224
     """Side of the image in pixels."""
     patch_size: int = 16

@@ -255,16 +255,14 @@ def advice(settings: SearchSettings, *, channels: int = 3, classes: int = 10) ->
         peaks = (p.peak_bytes for p in plan(changed, channels=channels, classes=classes))
         return f"{max(peaks) / 1e9:.3g} GB"
 
-    changes = {}
-    if not settings.recompute:
-        changes["--recompute"] = replace(settings, recompute=True)
+    changes = {} if settings.recompute else dict(_recomputed(settings))
     if 2 * settings.accumulate <= settings.batch_size // settings.hardware.devices:
         parts = 2 * settings.accumulate
         changes[f"--accumulate {parts}"] = replace(settings, accumulate=parts)
     if not settings.space.needs_grid:
         changes[f"--keep-ratio {settings.keep_ratio / 2:g}"] = replace(settings, keep_ratio=settings.keep_ratio / 2)
     told = [f"{flags} {needs(changed)}" for flags, changed in changes.items()]
-    return f"this search needs about {needs(settings)}; with {', '.join(told)}"
+    return f"this search needs about {needs(settings)}" + (f"; with {', '.join(told)}" if told else "")
 
 
 def remedies(settings: SearchSettings) -> Iterator[tuple[str, SearchSettings]]:
@@ -273,18 +271,27 @@ def remedies(settings: SearchSettings) -> Iterator[tuple[str, SearchSettings]]:
     Recomputation and parts of a batch give the same steps for more time; then fewer tokens are kept, which changes what
     is searched on.
     """
-    if not settings.recompute:
-        settings = replace(settings, recompute=True)
-        yield "--recompute", settings
+    before = "--recompute " if settings.recompute else ""
+    for flags, recomputed in () if settings.recompute else _recomputed(settings):
+        before, settings = f"{flags} ", recomputed
+        yield flags, settings
     share = settings.batch_size // settings.hardware.devices
     for parts in (2, 4, 8, 16, 32, 64):
         if settings.accumulate < parts <= share:
             settings = replace(settings, accumulate=parts)
-            yield f"--recompute --accumulate {parts}", settings
+            yield f"{before}--accumulate {parts}", settings
     for keep_ratio in (0.75, 0.5, 0.25):
         if keep_ratio < settings.keep_ratio and not settings.space.needs_grid:
             settings = replace(settings, keep_ratio=keep_ratio)
-            yield f"--recompute --accumulate {settings.accumulate} --keep-ratio {keep_ratio}", settings
+            yield f"{before}--accumulate {settings.accumulate} --keep-ratio {keep_ratio}", settings
+
+
+def _recomputed(settings: SearchSettings) -> list[tuple[str, SearchSettings]]:
+    """Return the same settings with recomputation, and its flags; nothing where edges are computed as they are."""
+    if settings.relaxation.own_edges:
+        return []
+    flags = "--joint auto --recompute" if settings.joint == "on" else "--recompute"
+    return [(flags, replace(settings, joint="off" if settings.joint == "off" else "auto", recompute=True))]
 
 
 def step_seconds(

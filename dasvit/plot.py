@@ -147,9 +147,12 @@ def plot_alpha(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_title(f"edge {edge.replace('-', '→')}", fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
+    lines = grid.flat[0].get_legend_handles_labels()
     for axes in grid.flat[len(edges) :]:
         axes.set_axis_off()
-        axes.legend(*grid.flat[0].get_legend_handles_labels(), loc="center", ncols=2, fontsize=8)
+        axes.legend(*lines, loc="center", ncols=2, fontsize=8)
+    if len(edges) == grid.size:  # no place is left
+        figure.legend(*lines, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

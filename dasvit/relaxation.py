@@ -167,9 +167,10 @@ class Supernet(VisionTransformer):
         """The weights w: every parameter but α."""
         return [p for name, p in self.named_parameters() if name != "alpha"]
 
-    def mixing_weights(self) -> Float[Tensor, "edges operations"]:
-        """Return what α stands for, by default ``softmax(α)`` by edge, in float32 at least."""
-        return expected_weights(self.alpha, self.relaxation, tuple(target for _, target in self.space.edges))
+    def mixing_weights(self, alpha: Float[Tensor, "edges columns"] | None = None) -> Float[Tensor, "edges operations"]:
+        """Return what α, or another ``alpha``, stands for, by default ``softmax(α)`` by edge, in float32 at least."""
+        targets = tuple(target for _, target in self.space.edges)
+        return expected_weights(self.alpha if alpha is None else alpha, self.relaxation, targets)
 
     def forward(  # type: ignore[override]
         self,
@@ -186,8 +187,12 @@ class Supernet(VisionTransformer):
         """Return the architecture that α stands for now, see :func:`derive`."""
         return derive(self.mixing_weights(), self.candidates, self.space, max_skips)
 
-    def extract(self, genotype: Genotype) -> VisionTransformer:
+    def extract(self, genotype: Genotype, *, class_token_last: bool = False) -> VisionTransformer:
         """Return the derived network with the weights that it has in this supernet.
+
+        Args:
+            genotype: The encoder.
+            class_token_last: Whether its last layer computes the class token alone.
 
         Raises:
             ValueError: If an operation of ``genotype`` is not among the candidates of its edge, or if operations see
@@ -195,7 +200,8 @@ class Supernet(VisionTransformer):
         """
         if self.relaxation.partial > 1:
             raise ValueError("operations on a part of the channels have no weights for a derived network: train it")
-        network = build(genotype, dim=self.dim, **self.settings).to(self.alpha)
+        how = {**self.settings, "class_token_last": class_token_last}
+        network = build(genotype, dim=self.dim, **how).to(self.alpha)
         state = {
             k: v for k, v in self.state_dict().items() if not k.startswith(("alpha", "layers.", "token_selection."))
         }

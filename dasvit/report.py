@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -19,7 +20,7 @@ from .data.images import FileImages, ImageSet
 from .encoder import resolve
 from .engine.runs import Run
 from .plot import INK, draw_genotype, plot_alpha, plot_confusion, plot_history
-from .retraining import classify, load_trained, measures
+from .retraining import classify, load_trained, make_network, measures
 from .space import Genotype
 
 MISTAKES, MATRIX = 24, 40  # mistakes shown, classes of a confusion matrix; more classes are told by pairs
@@ -74,7 +75,9 @@ def _retraining(run: Run, history: Sequence[Mapping[str, Any]]) -> Iterator[str]
     if isinstance(architecture, Genotype):
         yield "<h2>Encoder</h2>" + _picture(draw_genotype(architecture), "the encoder as a graph")
     yield "<h2>Curves</h2>" + _picture(plot_history(history), "losses and accuracy over the epochs")
-    cost = complexity(network, settings.image_size)
+    with torch.device("meta"):
+        counted = make_network(settings, data.train, class_token_last=False)  # as it is exported and counted elsewhere
+    cost = complexity(counted, settings.image_size)
     yield "<h2>Size</h2>" + _table({"parameters": f"{cost.parameters:,}", "multiply-accumulates": f"{cost.macs:,}"})
 
 

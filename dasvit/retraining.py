@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,7 @@ from torch.optim import AdamW
 
 from .calibration import calibration_error, fit_temperature
 from .data.images import Batch, ImageSet
-from .data.sizes import ImageSize, as_size
+from .data.sizes import ImageSize, as_size, pair
 from .data.sources import Data, hold_out, load_data
 from .encoder import build, resolve
 from .engine.capture import Metrics, uncompiled
@@ -121,6 +122,8 @@ class Retraining:
             compile_network(self.network)
         optimizer = AdamW(weight_groups(self.network, settings.weight_decay), lr=settings.lr, fused=True)
         self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, settings.warmup_epochs * self.steps)
+        for weight in idle_weights(self.network) if fabric.world_size > 1 else ():
+            weight.requires_grad_(False)  # devices would wait for gradients that do not come
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         self.recipe = Recipe(settings, images, fabric, loss)
         self._warm, self._checked = False, not settings.hardware.compile
@@ -202,8 +205,16 @@ class Retraining:
         load_schedule(self.schedule, state["schedule"])
 
 
-def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransformer:
-    """Return the fresh network that the settings describe."""
+def idle_weights(network: VisionTransformer) -> list[nn.Parameter]:
+    """Return the weights that the logits do not depend on: those of layers that no other layer reads."""
+    copied = copy.deepcopy(network).to("meta").eval()
+    images = torch.zeros(1, network.in_channels, *pair(network.image_size), device="meta")
+    found = torch.autograd.grad(copied(images).sum(), list(copied.parameters()), allow_unused=True)
+    return [weight for weight, gradient in zip(network.parameters(), found, strict=True) if gradient is None]
+
+
+def make_network(settings: RetrainSettings, images: ImageSet, *, class_token_last: bool = True) -> VisionTransformer:
+    """Return the fresh network that the settings describe; it is counted with all tokens of its last layer."""
     return build(
         settings.genotype,
         depth=settings.depth,
@@ -213,7 +224,7 @@ def make_network(settings: RetrainSettings, images: ImageSet) -> VisionTransform
         in_channels=images.channels,
         num_classes=len(images.classes),
         init=settings.init,
-        class_token_last=True,
+        class_token_last=class_token_last,
     )
 
 

@@ -128,8 +128,10 @@ class SearchSettings:
             raise ValueError(f"attends with {limited}: each chooses the encoder in its own way, use --no-attends")
         if self.target.unit is not None and (limited or how.mix != "softmax" or how.partial > 1):
             raise ValueError("a target with weights other than softmax(α), or max_skips: costs follow from softmax(α)")
-        if self.order == 2 and how.mix == "uniform":
-            raise ValueError("order 2 with mix uniform: one random path has no α, leave it out")
+        own = {"order 2": self.order == 2, "hessian": self.schedule.hessian}
+        own |= {name: getattr(self.schedule, name) is not None for name in ("stop_skips", "max_skips")}
+        if how.mix == "uniform" and (wrong := [name for name, given in own.items() if given]):
+            raise ValueError(f"{wrong[0]} with mix uniform: one random path has no α, leave it out")
         if len(self.stages) > 1 and (self.schedule.stop_skips is not None or how.mix == "uniform"):
             name = "mix uniform" if how.mix == "uniform" else "stop_skips"
             raise ValueError(f"{name} with {len(self.stages)} stages: it is for a search of one stage, see --stages")

@@ -121,7 +121,7 @@ class SearchStage:
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Alternate a step of α on the one half with a step of the weights on the other."""
         self.supernet.train()
-        waits = epoch < self.settings.schedule.alpha_warmup * self.epochs or self.settings.relaxation.mix == "uniform"
+        waits = self._waits(epoch)
         # the half for the weights sets the pace: it is never the longer one
         batches = zip(*(self.batches(part, epoch, start) for part in (0, 1)), strict=False)
         for step, (train, val) in enumerate(batches, epoch * self.steps + start):
@@ -135,6 +135,10 @@ class SearchStage:
             elif not self._checked:  # the first pair is eager: only then have the optimisers what they gather in
                 self._eager = self._warm = True
             yield self._means(self.alpha_step(train, val) | self.weight_step(train))
+
+    def _waits(self, epoch: int) -> bool:
+        """Return whether α stays as it is in an epoch: in the first ones of a stage if so asked, never in the last."""
+        return epoch < min(self.settings.schedule.alpha_warmup * self._planned, self._planned - 1)
 
     def _means(self, metrics: Metrics) -> Metrics:
         """Return the means over all devices, so that all decide alike."""
@@ -181,7 +185,9 @@ class SearchStage:
         return step_weights(supernet.alpha, s.relaxation, self._targets, self._skips, moment)
 
     def alpha_step(self, train: Batch, val: Batch) -> Metrics:
-        """Descend Eq. (6) in α; the weights stay."""
+        """Descend Eq. (6) in α; the weights stay. Random paths have no α: then only what they come to is told."""
+        if self.settings.relaxation.mix == "uniform":
+            return self._look(val)
         if "alpha" in self._recorded:
             return self._recorded["alpha"](*val)
         with self._eagerly():
@@ -321,7 +327,7 @@ class SearchStage:
         genotype = self._paths(epoch, last) if s.relaxation.mix == "uniform" else self._derived()
         if self.run is not None:
             self.run.write("genotype.json", genotype.to_json())
-        if self._stops(genotype):
+        if self._stops(genotype, epoch):
             self.epochs = epoch + 1
         rows, width = supernet.alpha.tolist(), len(supernet.candidates[0])
         named = zip(s.space.edges, supernet.candidates, rows, strict=True)
@@ -342,10 +348,12 @@ class SearchStage:
         most = self.settings.schedule.max_skips
         return self.heading.genotype(self.supernet) if most is None else self.supernet.genotype(most)
 
-    def _stops(self, genotype: Genotype) -> bool:
-        """Return whether the encoder has so many identities that the stage is to end."""
+    def _stops(self, genotype: Genotype, epoch: int) -> bool:
+        """Return whether the encoder has so many identities, after an epoch in which α moved, that the stage ends."""
         limit = self.settings.schedule.stop_skips
-        return limit is not None and sum(op.spec.scale == 1 for _, op in genotype.edges) >= limit
+        if limit is None or self._waits(epoch):
+            return False
+        return sum(op.spec.scale == 1 for _, op in genotype.edges) >= limit
 
     def _paths(self, epoch: int, last: bool) -> Genotype:
         """Return the best of some encoders with inherited weights, on all images of the half for α."""
@@ -356,17 +364,18 @@ class SearchStage:
 
     def _curvature(self, epoch: int) -> float:
         """Return the dominant eigenvalue of the Hessian of the validation loss in α, on the epoch's first batch."""
-        images, labels = next(iter(self.batches(1, epoch, 0)))
-        alpha = self.supernet.alpha
+        alpha, parts = self.supernet.alpha, self._parts(next(iter(self.batches(1, epoch, 0))))
 
-        def loss() -> Tensor:
+        def loss(images: Tensor, labels: Tensor, share: float) -> Tensor:
             with self.fabric.autocast():
                 logits = self.supernet(images.to(alpha.dtype), self.supernet.mixing_weights())
-            return self.loss(logits.to(alpha.dtype), labels)
+            return share * self.loss(logits.to(alpha.dtype), labels)
+
+        losses, mean = [partial(loss, *part) for part in parts], partial(average, fabric=self.fabric)
 
         def gradient(values: Tensor) -> Tensor:
             with moved([alpha], [values]):
-                return first_order_gradient(alpha, self.weights, loss, partial(average, fabric=self.fabric))[0]
+                return first_order_gradient(alpha, self.weights, losses, mean)[0]
 
         with self._eagerly():
             return dominant_eigenvalue(gradient, alpha.detach().clone())
@@ -389,7 +398,7 @@ class SearchStage:
         load_moments(self.alpha_optimizer, state["alpha_optimizer"])
         load_schedule(self.schedule, state["schedule"])
         done, rest = divmod(state["schedule"]["last_epoch"], self.steps)
-        if done and not rest and self._stops(self._derived()):  # α is that of the end of the last epoch
+        if done and not rest and self._stops(self._derived(), done - 1):  # α is that of the end of the last epoch
             self.epochs = done
 
 

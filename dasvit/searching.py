@@ -32,14 +32,15 @@ from .search_stage import Objective as Objective
 from .search_stage import SearchStage as SearchStage
 from .search_stage import make_supernet as make_supernet
 from .search_stage import supernet_groups
-from .space import Genotype, Operation
+from .space import Genotype, Operation, edge_name
 
 BOUNDARY = "stage.json"
 """The file of a run directory with what the last whole stage left to the next."""
 # what is logged of an epoch
 ROW = {"alpha": dict, "genotype": str, **dict.fromkeys(("val_accuracy", "val_loss", "fairness", "train_loss"), float)}
 
-WATCHED = {"kinds": dict, "entropy": float, "skip_weight": float, "margins": dict, "hessian": float, "paths": int}
+WATCHED = {"kinds": dict, "edges": dict, "margins": dict, "entropy": float, "skip_weight": float, "hessian": float}
+WATCHED |= {"paths": int}
 """What the monitor logs beside; rows of an earlier version lack it."""
 
 
@@ -122,9 +123,15 @@ def check_rows(settings: SearchSettings) -> CheckRow:
     def check(number: int, row: dict[str, Any]) -> None:
         watched = {name: kind for name, kind in WATCHED.items() if name in row}
         check_row(positions, ROW | watched, number, row)
+        kept = settings.stages[positions[number]["stage"]][1]
+        expect(row["alpha"], {edge_name(edge): dict for edge in settings.space.edges}, "alpha")
+        for edge, own in row["alpha"].items():
+            expect(len(own), range(kept, kept + 1), f"alpha.{edge}")
+            expect(own, dict.fromkeys(own, float), f"alpha.{edge}")
+        if "edges" in row:
+            expect(row["edges"], dict.fromkeys(row["alpha"], float), "edges")
         for name, kind in {"kinds": int, "margins": float}.items():
-            for key, value in row.get(name, {}).items():
-                expect(value, kind, f"{name}.{key}")
+            expect(row.get(name, {}), dict.fromkeys(row.get(name, {}), kind), name)
 
     return check
 
@@ -208,7 +215,8 @@ def search(
         progress: Show progress on stderr.
         logger: ``"csv"`` or ``"tensorboard"``: log the rows also in a folder of this name in ``run_dir``.
         loss: What the weights descend. To resume a run give the same; it is not kept there.
-        objective: What α descends; by default the loss plus the fairness term. To resume a run give the same.
+        objective: What α descends beside the term of a target; by default the loss, the fairness term and the method's
+            terms of α alone. To resume a run give the same.
 
     Raises:
         ValueError: If settings and data do not fit together, or the directory cannot be used.
@@ -221,9 +229,7 @@ def search(
     candidates: Candidates = (settings.space.operations,) * len(settings.space.edges)
     halves = draw_halves(settings, images.to(fabric.device))
     _check_fit(settings, candidates, halves[0], len(images))
-    opened = None
-    if run_dir is not None and fabric.global_rank == 0:
-        opened = Run.open(run_dir, "search", settings, resume=resume)
+    opened = None if run_dir is None or fabric.global_rank else Run.open(run_dir, "search", settings, resume=resume)
     with opened or nullcontext() as run:
         fabric.launch()  # what cannot be run has failed before there are other processes
         state = fabric.broadcast(_saved(settings, halves[0], run) if run is not None and resume else None)

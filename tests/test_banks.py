@@ -83,7 +83,7 @@ def test_a_bank_is_of_one_wiring():
 
 def test_a_landscape_of_banks_is_that_of_networks(tmp_path, monkeypatch):
     """Every name of a small space, in double precision, also when it is cut within a bank."""
-    recipe = replace(RECIPE, hardware=Hardware("cpu", "64-true"), dim=8)
+    recipe = replace(RECIPE, hardware=Hardware("cpu", "64-true"), dim=8, label_smoothing=0.2)
     settings = LandscapeSettings(
         recipe,
         SearchSpace(heads=(2, 4), mlp_ratios=(1,), nodes=1, keep=1),

@@ -216,7 +216,8 @@ def test_the_slurm_script_of_the_page_runs_with_two_processes(alone, tmp_path):
 
 
 def test_a_retraining_by_torchrun_goes_on_with_as_many_processes_and_no_other(tmp_path):
-    quick = ["--data", "digits", "--train-images", 200, "--test-images", 50, "--dim", 24, "--depth", 1]
+    quick = ["--data", "digits", "--train-images", 200, "--test-images", 50, "--dim", 24, "--depth", 3]
+    quick += ["--genotype", '{"format": 1, "nodes": [[[0, "msa:4"]]]}']  # whose second layer nothing reads
     quick += ["--epochs", 2, "--warmup-epochs", 1, *EXACT]
     run = tmp_path / "run"
     done = torchrun("retrain", *quick, "--devices", 2, "--out", run)

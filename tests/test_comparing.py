@@ -14,7 +14,7 @@ from test_landscape import RECIPE as SMALL
 from dasvit import SearchSpace
 from dasvit.landscape import Answer, Landscape, LandscapeSettings, load, trainings
 from dasvit.landscape.measuring import CURVES
-from dasvit.methods.comparing import anytime, compare, evenness, holm, interval, judge, needed, random_finds
+from dasvit.methods.comparing import anytime, compare, evenness, interval, judge, needed, random_finds
 from dasvit.methods.sampling import random_search
 from dasvit.methods.simulated import from_table
 
@@ -117,11 +117,6 @@ def test_evenness_in_closed_form():
     assert evenness([0.5, 0.5]) == pytest.approx(1)
     assert evenness([0.9] * 10) == pytest.approx(evenness([0.1] * 10))
     assert evenness([1.0] * 10) == 0
-
-
-def test_holm_by_hand():
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
-    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
 
 
 def test_needed_searches_are_enough():

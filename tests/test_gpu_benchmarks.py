@@ -1,19 +1,15 @@
 """The GPU evidence, rehearsed: every step is stopped by its budget, continued, and writes what the book reads."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import tarfile
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
-import planned
 import pytest
 import torch
 from common import Budget, Rows, Step, waits
@@ -42,7 +38,7 @@ def _no_cache():
 
 @pytest.fixture
 def rehearsal(tmp_path):
-    return {"rehearse": True, "runs": tmp_path}
+    return {"rehearse": True, "runs": tmp_path, "minutes": 1e4}  # enough, whatever else the machine does
 
 
 def test_memory(rehearsal, monkeypatch):
@@ -186,7 +182,7 @@ class Fake(Step):
 def test_rows_of_other_settings_are_not_mixed(rehearsal, tmp_path, capsys):
     assert Fake(**rehearsal).run()
     first = json.loads(Fake(**rehearsal).file.read_text())["rows"]
-    again = Fake(**rehearsal, minutes=2.0, out=tmp_path)  # of which no row depends
+    again = Fake(**rehearsal | {"minutes": 2e4}, out=tmp_path)  # of which no row depends
     assert again.run()
     assert json.loads(again.file.read_text())["rows"] == first
     capsys.readouterr()
@@ -195,7 +191,7 @@ def test_rows_of_other_settings_are_not_mixed(rehearsal, tmp_path, capsys):
 
 
 def test_rows_of_another_encoder_are_not_mixed(rehearsal, tmp_path, capsys):
-    step = script("retrain").Retrain(**rehearsal, genotype=tmp_path / "genotype.json", minutes=0.0)
+    step = script("retrain").Retrain(**rehearsal | {"minutes": 0.0}, genotype=tmp_path / "genotype.json")
     step.genotype.write_text(GENOTYPE)
     assert not step.run()
     step.genotype.write_text(GENOTYPE.replace("msa:12", "msa:8"))
@@ -321,26 +317,6 @@ def test_flops_are_counted_once(rehearsal, monkeypatch):
     assert step.run()
     assert step.run()
     assert len(counted) == len(step.settings.stages)
-
-
-@pytest.mark.long
-def test_a_search_outlives_the_command_that_started_it(tmp_path):
-    """As the README has it; the shell and whatever is in its group are killed at once."""
-    command = f"{sys.executable} benchmarks/gpu/search.py --rehearse --runs {tmp_path} --minutes 10"
-    line = f"setsid nohup {command} > {tmp_path}/log 2>&1 < /dev/null & sleep 60"
-    shell = subprocess.Popen(["bash", "-c", line], cwd=ROOT, start_new_session=True)
-    while not (tmp_path / "rehearsal" / "search" / "settings.json").exists():
-        assert shell.poll() is None, (tmp_path / "log").read_text()
-        time.sleep(0.1)
-    os.killpg(shell.pid, signal.SIGKILL)
-    shell.wait()
-    result = tmp_path / "rehearsal" / "results" / "search.json"
-    for _ in range(1200):
-        if "search: done" in (tmp_path / "log").read_text():
-            break
-        time.sleep(0.1)
-    assert json.loads(result.read_text())["complete"]
-    assert "setsid nohup python benchmarks/gpu/search.py" in planned.README.read_text()
 
 
 def test_a_search_goes_on_elsewhere_from_what_was_fetched(rehearsal, tmp_path, monkeypatch):

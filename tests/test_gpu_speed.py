@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("_unchecked")  # to look at the shape of ev
 @pytest.fixture
 def rehearsal(tmp_path, monkeypatch):
     monkeypatch.setenv("DASVIT_CACHE", str(tmp_path / "cache"))
-    return {"rehearse": True, "runs": tmp_path}
+    return {"rehearse": True, "runs": tmp_path, "minutes": 1e4}  # enough, whatever else the machine does
 
 
 def test_speed(rehearsal):

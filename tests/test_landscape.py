@@ -29,6 +29,7 @@ from dasvit.landscape import (
     cross_validated,
     fit,
     load,
+    measuring,
     train,
     trainings,
 )
@@ -102,6 +103,10 @@ def test_every_function_with_attention_can_be_drawn():
         ({"repeat_every": 0}, "repeat_every 0 is below one"),
         ({"curve_images": 0}, "curve_images 0 is below one"),
         ({"draw_seed": -1}, "draw_seed -1 is outside"),
+        (
+            {"recipe": replace(RECIPE, hardware=Hardware("cpu", devices=2))},
+            "devices 2: each training has one, use --jobs",
+        ),
         ({"recipe": replace(RECIPE, val_share=0.0)}, "val_share 0 leaves no validation images"),
     ],
 )
@@ -124,6 +129,19 @@ def test_a_training_is_a_retraining(trained):
     assert row["val_correct"][-1] == round(plain.history[-1]["val_top1"] * 120)
     assert row["val_loss"][-1] == pytest.approx(plain.history[-1]["val_loss"], rel=1e-5)
     assert row["train_loss"] == [epoch["train_loss"] for epoch in plain.history]
+
+
+def test_a_training_looks_by_the_moving_average_and_at_validation_images_of_their_own(monkeypatch):
+    """As ``retrain`` does, and a bank, where the data has a part for validation."""
+    data = load_data(RECIPE.data, image_size=RECIPE.image_size)
+    data = data._replace(val=data.test.subset(range(60)))
+    monkeypatch.setattr(measuring, "images_of", lambda _: data)
+    settings = replace(SETTINGS, recipe=replace(RECIPE, ema=0.9, epochs=2))
+    (row,) = train_some(settings, trainings(settings)[:1])
+    plain = retrain(recipe_of(settings, row["number"], row["seed"]), data)
+    assert row["train_loss"] == [epoch["train_loss"] for epoch in plain.history]
+    assert row["test_correct"][-1] == int((plain.predictions == data.test.labels).sum())
+    assert row["val_correct"][-1] == round(plain.history[-1]["val_top1"] * 60)
 
 
 def test_early_epochs_look_at_few_images_and_the_last_at_all(landscape):

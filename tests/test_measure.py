@@ -11,6 +11,7 @@ import measure
 import meet
 import pytest
 import record
+import torch
 from measure import begin, resumable, write
 
 from dasvit import Genotype, SearchSpace
@@ -147,6 +148,29 @@ def test_correlation_keeps_its_rows_apart(tmp_path, monkeypatch, capsys):
     log.write_text(log.read_text().splitlines()[0] + "\n")  # as if stopped after the first network
     assert rows()[0] == first[0]
     assert made == [row["number"] for row in first + first[1:]]
+
+
+def test_what_is_scored_is_what_is_trained(few_digits, monkeypatch):
+    """Beside the slices of one set of weights, which are told apart from those that training starts from."""
+    seen = []
+
+    def note(network):
+        seen.append({name: value.clone() for name, value in network.state_dict().items()})
+        return {"total": 0.0}
+
+    class Noted(correlation.Retraining):
+        def __init__(self, *given):
+            note(given[-1])
+            super().__init__(*given)
+
+    monkeypatch.setattr(correlation, "INDICATORS", ("params",))
+    monkeypatch.setattr(correlation, "score", lambda model, *_: note(model))
+    monkeypatch.setattr(correlation, "Retraining", Noted)
+    args = correlation.Correlate("digits", epochs=1, weight_seeds=1)
+    correlation.row_of(0, correlation.settings_of(args), few_digits, args)
+    scored, shared, trained = seen
+    assert all(torch.equal(value, trained[name]) for name, value in scored.items())
+    assert not torch.equal(shared["layers.0.mlp.fc1.weight"], trained["layers.0.mlp.fc1.weight"])
 
 
 def test_meet_goes_on_with_its_scores(tmp_path, monkeypatch, capsys):

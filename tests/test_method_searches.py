@@ -10,7 +10,7 @@ import torch
 from tape import Tape
 from test_methods import ALL, OPERATIONS, QUICK
 
-from dasvit import Genotype, search
+from dasvit import Genotype, cli, presets, search
 from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.engine.loop import Interrupted
 from dasvit.methods.registry import METHODS
@@ -73,6 +73,23 @@ def test_weights_alone_are_trained_at_first(images):
     assert not torch.equal(stage.supernet.head.weight, weights)
     list(stage.train(1, 0))
     assert not torch.equal(stage.supernet.alpha, start)
+
+
+@pytest.mark.parametrize(("share", "epochs", "waits"), [(0.9, 3, 2), (0.5, 1, 0), (0.4, 5, 2), (0.0, 1, 0)])
+def test_alpha_moves_in_the_last_epoch_at_least(images, share, epochs, waits):
+    settings = replace(QUICK, stages=((1, 8, epochs),), schedule=ScheduleSettings(alpha_warmup=share))
+    stage = SearchStage(settings, 0, ALL, images.halves(0), make_fabric(settings.hardware))
+    assert [stage._waits(epoch) for epoch in range(epochs)] == [epoch < waits for epoch in range(epochs)]
+
+
+def test_identities_by_chance_end_no_stage_before_alpha_moves(images, tmp_path, monkeypatch):
+    settings = replace(METHODS["darts+"](QUICK), stages=((1, 8, 3),))
+    settings = replace(settings, schedule=replace(settings.schedule, alpha_warmup=0.5))
+    skips = Genotype(((2 * ((0, Operation("skip")),))[:1],))
+    monkeypatch.setattr(SearchStage, "_derived", lambda self: skips)
+    settings = replace(settings, schedule=replace(settings.schedule, stop_skips=1))
+    paused(settings, images, tmp_path, monkeypatch, steps=7)  # after the first epoch, of three steps
+    assert [row["epoch"] for row in search(settings, images, tmp_path, resume=True).history] == [0, 1, 2]
 
 
 def test_a_stage_ends_when_the_encoder_has_two_identities(images, tmp_path, monkeypatch):
@@ -148,3 +165,29 @@ def test_what_differs_from_step_to_step_is_not_recorded(name, recorded, images, 
     for a, b in zip(found.history, eager.history, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-9)
     torch.testing.assert_close(found.supernet.alpha, eager.supernet.alpha, atol=1e-9, rtol=1e-9)
+
+
+def test_a_flag_goes_before_what_a_method_has(tmp_path, monkeypatch):
+    asked = []
+
+    def search(settings, *_how, **_more):
+        asked.append(settings)
+        raise ValueError("not now")
+
+    monkeypatch.setattr("dasvit.searching.search", search)
+    for method, *flags in (
+        ("beta-darts", "--beta", 7),
+        ("drnas", "--anchor", 0.5, "--keep-ratio", 0.5),
+        ("p-darts", "--max-skips", 3, "--alpha-warmup", 0.1),
+        ("darts", "--skip-weight", 0.25),
+    ):
+        command = ["search", "--data", "digits", "--stages", 1, 8, 1, 1, 3, 1, "--method", method, *flags]
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([*map(str, command), "--out", str(tmp_path / "r")])
+    beta, drnas, pdarts, darts = asked
+    assert beta.relaxation.beta == 7
+    assert (drnas.relaxation.mix, drnas.relaxation.anchor, drnas.keep_ratio) == ("dirichlet", 0.5, 0.5)
+    assert (pdarts.schedule.max_skips, pdarts.schedule.alpha_warmup) == (3, 0.1)
+    assert pdarts.relaxation.skip_dropout == METHODS["p-darts"](presets.SEARCH["tiny"]).relaxation.skip_dropout
+    assert (darts.fairness.skip_weight, darts.fairness.type_weight) == (0.25, 0)
+    assert [settings.stages for settings in asked] == [((1, 8, 2),), ((1, 8, 2),), ((1, 8, 1), (1, 3, 1)), ((1, 8, 2),)]

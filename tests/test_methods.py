@@ -320,6 +320,9 @@ def test_at_most_so_many_identities_are_derived():
 # settings
 
 
+PATHS = {"relaxation": RelaxationSettings(mix="uniform"), "stages": ((1, 8, 1),)}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -331,7 +334,10 @@ def test_at_most_so_many_identities_are_derived():
         ({"schedule": ScheduleSettings(alpha_warmup=0.5), "hardware": Hardware(capture="on")}, "capture on with steps"),
         ({"relaxation": RelaxationSettings(mix="uniform")}, "mix uniform with 2 stages"),
         ({"schedule": ScheduleSettings(stop_skips=2)}, "stop_skips with 2 stages"),
-        ({"relaxation": RelaxationSettings(mix="uniform"), "stages": ((1, 8, 1),), "order": 2}, "order 2 with mix"),
+        (PATHS | {"order": 2}, "order 2 with mix"),
+        (PATHS | {"schedule": ScheduleSettings(hessian=True)}, "hessian with mix uniform"),
+        (PATHS | {"schedule": ScheduleSettings(stop_skips=1)}, "stop_skips with mix uniform"),
+        (PATHS | {"schedule": ScheduleSettings(max_skips=0)}, "max_skips with mix uniform"),
     ],
 )
 def test_what_does_not_go_together_is_refused(change, words):

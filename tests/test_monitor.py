@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dasvit import SearchSettings, SearchSpace, derive, search
+from dasvit import SearchSettings, SearchSpace, Supernet, derive, search
 from dasvit.engine.hardware import Hardware, make_fabric
-from dasvit.methods.settings import ScheduleSettings
+from dasvit.methods.settings import RelaxationSettings, ScheduleSettings
 from dasvit.monitor import dominant_eigenvalue, drift, entropy, kinds, margins, undecided, watched
 from dasvit.search_stage import SearchStage
 from dasvit.space import edge_name
@@ -81,6 +81,23 @@ def test_drift_is_the_most_that_a_weight_has_moved():
     assert drift(row(a), row(b)) == pytest.approx(float((a.softmax(1) - b.softmax(1)).abs().max()), rel=1e-5)
 
 
+def test_drift_is_of_the_weights_that_the_search_mixes_by():
+    a, b = torch.randn(5, 8), torch.randn(5, 8)
+    sigmoid = Supernet(SPACE, depth=1, dim=24, relaxation=RelaxationSettings(mix="sigmoid"))
+    assert drift(row(a), row(b), sigmoid.mixing_weights) == pytest.approx(
+        float((a.sigmoid() - b.sigmoid()).abs().max())
+    )
+    parts = Supernet(SPACE, depth=1, dim=24, relaxation=RelaxationSettings(partial=2))
+    own = {"edges": dict(zip(NAMES, (0.3, -0.2, 0.0, 1.0, 2.0), strict=True))}
+    weights = [parts.mixing_weights(torch.cat([x, torch.tensor([*own["edges"].values()])[:, None]], 1)) for x in (a, b)]
+    found = drift(row(a) | own, row(b) | own, parts.mixing_weights)
+    assert found == pytest.approx(float((weights[0] - weights[1]).abs().max()))
+    decided = 6 * torch.eye(8)[[1, 2, 3, 4, 5]]
+    rows = [row(decided + shift) | {"margins": {"0-2": 0.1}} for shift in (0.0, 3.0)]  # softmax sees no shift
+    assert undecided(rows) is None
+    assert "α has not settled" in undecided(rows, sigmoid.mixing_weights)
+
+
 def test_rows_without_a_monitor_are_read():
     recorded = Path(__file__).parents[1] / "book/results/digits_tiny.json"
     history = json.loads(recorded.read_text())["searches"][0]["history"]
@@ -125,6 +142,21 @@ def test_the_eigenvalue_of_a_supernet_is_that_of_the_explicit_hessian(few_digits
         hessian = torch.autograd.functional.hessian(loss, alpha).reshape(40, 40)
     values = torch.linalg.eigvalsh(hessian)
     assert found == pytest.approx(float(values[values.abs().argmax()]), rel=0.05)
+
+
+def test_the_eigenvalue_is_found_in_parts_of_a_batch(few_digits, monkeypatch):
+    settings = SearchSettings(
+        dim=24, patch_size=4, stages=((1, 8, 1),), batch_size=16, hardware=Hardware("cpu", "64-true")
+    )
+    found = []
+    for accumulate in (1, 4):
+        own = replace(settings, accumulate=accumulate)
+        stage = SearchStage(own, 0, ALL, few_digits.train.halves(0), make_fabric(own.hardware))
+        sizes = set()
+        stage.supernet.register_forward_pre_hook(lambda _, given, sizes=sizes: sizes.add(len(given[0])))
+        found.append(stage._curvature(0))
+        assert sizes == {16 // accumulate}
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
 
 
 def test_the_eigenvalue_is_logged_on_request(few_digits):

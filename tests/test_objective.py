@@ -92,6 +92,12 @@ def test_an_operation_without_closed_form_is_counted(name):
     assert _counted(operation, SHAPE) == operation_cost(operation, "macs", SHAPE)
 
 
+def test_an_operation_on_a_grid_is_counted_whatever_the_shape():
+    """5 x 10 patches are counted as such: not a patch is left out."""
+    operation, shape = Operation.parse("dwconv:3"), replace(SHAPE, tokens=51)
+    assert _counted(operation, shape) == operation_cost(operation, "macs", shape)
+
+
 def test_expected_cost_of_a_decided_edge_is_its_price_and_has_a_gradient():
     space = SearchSpace(nodes=1)
     candidates = (space.operations,) * 2

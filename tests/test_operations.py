@@ -66,6 +66,14 @@ def test_a_search_finds_and_prunes_them(data):
     assert plot_alpha(result.history)
 
 
+@pytest.mark.parametrize("edges", [("0-2", "1-2"), ("0-2", "1-2", "0-3")])
+def test_alpha_has_a_legend_whatever_the_number_of_edges(edges):
+    row = {"stage": 0, "alpha": {edge: {"skip": 0.1, "msa:2": 0.2} for edge in edges}}
+    figure = plot_alpha([row, row])
+    (legend,) = [*figure.legends, *(axes.legend_ for axes in figure.axes if axes.legend_)]
+    assert [text.get_text() for text in legend.get_texts()] == ["skip", "msa:2"]
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("keep_ratio", [1.0, 0.5])
 def test_one_hot_weights_are_the_derived_network(recompute, keep_ratio):

@@ -16,9 +16,9 @@ from photographs import take
 from PIL import Image, PngImagePlugin
 from test_cli import dasvit
 
-from dasvit import Classifier, DataSettings, Genotype, load_data, propose
+from dasvit import Classifier, DataSettings, Genotype, complexity, load_data, propose
 from dasvit.calibration import calibration_error, fit_temperature
-from dasvit.retraining import load_trained
+from dasvit.retraining import load_trained, make_network
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "book" / "own_images.md").read_text(encoding="utf-8")
@@ -103,7 +103,7 @@ def test_settings_are_proposed_and_kept(inside):
 
 def test_the_light_network_costs_what_was_asked_for(inside, run):
     genotype = inside / "light" / "genotype.json"
-    from dasvit import build, complexity
+    from dasvit import build
 
     network = build(str(genotype), dim=48, depth=4, image_size=(56, 72), patch_size=8, num_classes=2)
     assert complexity(network, (56, 72)).macs == pytest.approx(6e6, rel=0.1)
@@ -200,6 +200,10 @@ def test_a_report_needs_nothing_else(name, inside, run, tmp_path):
     assert all(address.startswith("data:image/") for address in page.addresses)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "image_size" in text
+    if name == "trained":  # counted as everywhere else
+        _, settings, data = load_trained(name)
+        network = make_network(settings, data.train, class_token_last=False)
+        assert f"{complexity(network, settings.image_size).macs:,}" in text
     assert run("report", name, "-o", tmp_path / "again.html")[0] == 0
     assert (tmp_path / "again.html").read_text() == text  # and it is the same each time
 

@@ -3,6 +3,7 @@
 import json
 import lzma
 import os
+import shutil
 
 import pytest
 import torch
@@ -49,6 +50,17 @@ def test_packed_images_are_those_of_the_folder(root, tmp_path):
         for data in (f"folder:{root}", f"packed:{tmp_path / 'packed'}")
     )
     same([few], [others])
+
+
+def test_a_validation_part_is_packed_too(root, tmp_path):
+    shutil.copytree(root / "test", root / "val")
+    (root / "val" / "cat" / "0.jpg").unlink()
+    pack_folder(root, tmp_path / "packed")
+    folder, packed = (
+        load_data(DataSettings(data), image_size=8) for data in (f"folder:{root}", f"packed:{tmp_path / 'packed'}")
+    )
+    assert len(packed.val) == 3
+    same([folder.val], [packed.val])
 
 
 def test_what_many_files_have_in_common_is_stored_once(root, tmp_path):

@@ -9,6 +9,7 @@ import dasvit.plan as plan_module
 from dasvit.cli import main
 from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.engine.memory import LiveBytes
+from dasvit.methods.settings import RelaxationSettings
 from dasvit.plan import fit, plan, plan_stage, remedies, step_seconds, survivors, unseen
 from dasvit.searching import SearchSettings, SearchStage
 from dasvit.space import SearchSpace
@@ -102,6 +103,32 @@ def test_remedies_turn_one_thing_more_at_a_time():
     ]
     last = changes[-1][1]
     assert (last.recompute, last.accumulate, last.keep_ratio) == (True, 4, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"joint": "on"}, "--joint auto --recompute"),
+        ({"relaxation": RelaxationSettings(entangled=True)}, "--accumulate 2"),
+        ({"relaxation": RelaxationSettings(partial=2)}, "--accumulate 2"),
+        ({"recompute": True}, "--recompute --accumulate 2"),
+    ],
+    ids=str,
+)
+def test_what_is_advised_goes_with_what_is_set(change, first, monkeypatch):
+    settings = replace(SMALL, **change)
+    assert next(remedies(settings))[0] == first
+    monkeypatch.setattr(plan_module, "plan", lambda _, **how: [plan_module.StagePlan(0, 1, 8, 1, 1, 10**9, 1, 1)])
+    told = plan_module.advice(settings)
+    assert ("--recompute" in told) == ("joint" in change)
+    assert "--accumulate 2 1 GB" in told
+
+
+def test_a_search_by_single_paths_is_timed(monkeypatch):
+    settings = replace(SMALL, stages=((1, 8, 1),), relaxation=RelaxationSettings(mix="uniform"))
+    clock = iter([0.0, 3.0, 10.0, 12.0])
+    monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert step_seconds(settings, next(plan(settings))) == 2.0
 
 
 def test_fit_takes_the_first_that_fits(monkeypatch):

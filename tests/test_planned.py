@@ -1,6 +1,11 @@
-"""What the GPU evidence is expected to take, counted on fake tensors."""
+"""What the GPU evidence is expected to take, counted on fake tensors; and that a search of it outlives its shell."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import planned
@@ -11,7 +16,8 @@ from dasvit.searching import SearchSettings
 
 pytestmark = pytest.mark.usefixtures("_unchecked")  # to look at the shape of every fake tensor takes as long again
 
-RECORDED = Path(__file__).resolve().parents[1] / "book" / "results" / "gpu" / "planned.json"
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = ROOT / "book" / "results" / "gpu" / "planned.json"
 
 
 def test_planned_table_is_the_recorded_one():
@@ -49,3 +55,30 @@ def test_planned_seconds_by_hand():
     assert told["seconds"]["H200"]["recorded"] == pytest.approx(10 * (2 + 3 * 2.5e-6 + 1))
     assert (told["kernels"], told["flops"]) == (5, 10 * 2 * 1.5 * 989 * 56 * 10**10)
     assert planned.added([told, told])["A100"]["products"] == 2 * told["seconds"]["A100"]["products"]
+
+
+@pytest.mark.long
+def test_a_search_outlives_the_command_that_started_it(tmp_path):
+    """As the README has it; the shell and whatever is in its group are killed at once."""
+    command = f"{sys.executable} benchmarks/gpu/search.py --rehearse --runs {tmp_path} --minutes 10000"
+    line = f"setsid nohup {command} > {tmp_path}/log 2>&1 < /dev/null & echo $! > {tmp_path}/pid; sleep infinity"
+    pid, log = tmp_path / "pid", tmp_path / "log"
+    shell = subprocess.Popen(["bash", "-c", line], cwd=ROOT, start_new_session=True)
+
+    def runs():
+        state = Path("/proc") / pid.read_text().strip() / "stat"
+        return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    while not (pid.exists() and pid.read_text().endswith("\n")):
+        time.sleep(0.1)
+    while not (tmp_path / "rehearsal" / "search" / "settings.json").exists():
+        assert runs(), log.read_text()
+        time.sleep(0.1)
+    os.killpg(shell.pid, signal.SIGKILL)
+    shell.wait()
+    while runs():
+        time.sleep(0.1)
+    assert "search: done" in log.read_text()
+    result = tmp_path / "rehearsal" / "results" / "search.json"
+    assert json.loads(result.read_text())["complete"]
+    assert "setsid nohup python benchmarks/gpu/search.py" in planned.README.read_text()

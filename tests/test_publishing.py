@@ -118,7 +118,7 @@ from nbclient import NotebookClient
 nb = nbformat.read(sys.argv[1], 4)
 nb.cells.insert(0, nbformat.v4.new_code_cell("import sys; sys.modules['myst_nb'] = None"))  # as if it were not there
 nb.cells.append(nbformat.v4.new_code_cell("import dasvit; print(dasvit.__file__)"))
-NotebookClient(nb, timeout=300).execute()
+NotebookClient(nb, timeout=None).execute()
 print(json.dumps(nb.cells[-1].outputs[0].text))
 """
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, RetrainSettings, evaluate, retrain
+from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, RetrainSettings, cli, evaluate, retrain
 from dasvit.data.sources import hold_out
 from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.seeds import derive
-from dasvit.retraining import Retraining, load_trained, measures
+from dasvit.retraining import Retraining, idle_weights, load_trained, make_network, measures
 
 module = sys.modules["dasvit.retraining"]
 
@@ -75,6 +75,17 @@ def test_matrices_decay_and_nothing_else(few_digits, genotype):  # ledger A36
     for name, parameter in job.network.named_parameters():
         matrix = parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
         assert decay[parameter] == (QUICK.weight_decay if matrix else 0), name
+
+
+def test_weights_that_the_logits_do_not_depend_on_are_known(few_digits):
+    def idle(genotype):
+        network = make_network(replace(QUICK, genotype=genotype, depth=3), few_digits.train)
+        found = idle_weights(network)
+        return {name for name, weight in network.named_parameters() if any(weight is other for other in found)}
+
+    assert idle("dasvit-cifar10") == idle("vit_b16") == set()
+    every_other = idle('{"format": 1, "nodes": [[[0, "msa:4"]]]}')
+    assert {name.rpartition(".edges")[0] for name in every_other} == {"layers.1"}
 
 
 def test_the_loss_is_given(few_digits):
@@ -176,6 +187,16 @@ def test_a_trained_network_comes_back_from_its_run(tmp_path):
     assert kept == result.accuracy | {"images": 50}
     assert result.accuracy["top1"] == pytest.approx((result.predictions == data.test.labels).double().mean())
     assert Genotype.from_json((tmp_path / "run" / "genotype.json").read_text())
+
+
+def test_a_run_is_evaluated_on_another_device_than_it_was_trained_on(few_digits, monkeypatch, capsys):
+    absent = Hardware("mps" if torch.cuda.is_available() else "cuda")
+    trained = make_network(QUICK, few_digits.train), replace(QUICK, hardware=absent), few_digits
+    monkeypatch.setattr(module, "load_trained", lambda _: trained)
+    for more, code, words in (([], 2, "use --device auto or cpu"), (["--device", "cpu"], 0, "on 50 test images")):
+        with pytest.raises(SystemExit, match=str(code)):
+            cli.main(["evaluate", "run", *more])
+        assert words in "".join(capsys.readouterr())
 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(few_digits, tmp_path):

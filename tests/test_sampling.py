@@ -43,6 +43,12 @@ def test_seconds_are_charged_and_kept_to(find):
 
 
 @pytest.mark.parametrize("find", SEARCHES)
+def test_a_space_in_which_nothing_attends_is_searched(find):
+    outcome = find(SearchSpace(heads=()), judge([]), 100.0, epochs=9)
+    assert not outcome.genotype.has_attention
+
+
+@pytest.mark.parametrize("find", SEARCHES)
 def test_a_seed_decides(find):
     once, again, other = (find(SPACE, judge([]), 200.0, epochs=9, seed=seed) for seed in (1, 1, 2))
     assert once == again

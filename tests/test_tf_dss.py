@@ -83,6 +83,18 @@ def test_deep_networks_and_overflow():
         dss(model, 32)
 
 
+def test_running_statistics_are_left_as_they_were():
+    model = build("vit_b16", dim=24, depth=2, **SMALL)
+    model.norm = torch.nn.Sequential(model.norm, torch.nn.BatchNorm1d(17))
+    exact = dss(model.double(), 32)
+    model.float()
+    with torch.no_grad():
+        model.head.weight.mul_(1e38)
+    assert dss(model, 32).total > 1e30 * exact.total
+    assert {x.dtype for x in model.state_dict().values()} == {torch.float32, torch.int64}
+    assert model.eval()(torch.ones(1, 3, 32, 32)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("classes", [1, 24, 48, 1000])
 def test_the_number_of_classes_decides_about_no_role(classes):
     model = build("vit_b16", dim=24, depth=2, **SMALL | {"num_classes": classes})

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..engine.flags import BY_PLACE, parse
 
@@ -17,6 +17,8 @@ class Evaluate:
 
     run: Path = field(metadata=BY_PLACE)
     """A run directory of dasvit retrain."""
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None
+    """Where to compute; by default where it was trained."""
     json: bool = False
     """Print JSON."""
 
@@ -83,7 +85,8 @@ def evaluate(arguments: list[str]) -> None:
 
     given, _ = parse("evaluate", arguments, Evaluate)
     network, settings, data = load_trained(given.run)
-    fabric = make_fabric(dataclasses.replace(settings.hardware, devices=1))
+    hardware = settings.hardware
+    fabric = make_fabric(dataclasses.replace(hardware, devices=1, device=given.device or hardware.device))
     model = fabric.setup_module(network)
     accuracy = evaluate(model, data.test.to(fabric.device), settings.image_size, fabric.device)
     if given.json:

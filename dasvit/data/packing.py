@@ -33,7 +33,7 @@ def pack(parts: Mapping[str, tuple[Sequence[Path], np.ndarray]], classes: Sequen
     """Write image files of several parts of a data set into one file.
 
     Args:
-        parts: By name (``train``, ``test``): the files, and their labels from 0.
+        parts: By name (``train``, ``test``, perhaps ``val``): the files, and their labels from 0.
         classes: Name of each class.
         path: The file to write.
     """
@@ -46,8 +46,8 @@ def pack(parts: Mapping[str, tuple[Sequence[Path], np.ndarray]], classes: Sequen
     save_file(tensors, path, metadata={"format": FORMAT, "classes": json.dumps(list(classes))})
 
 
-def unpack(path: Path) -> tuple[Packed, Packed]:
-    """Return the training and the test part of what :func:`pack` wrote.
+def unpack(path: Path) -> tuple[Packed, ...]:
+    """Return the training, the test and perhaps a validation part of what :func:`pack` wrote.
 
     Raises:
         ValueError: If the file is missing or holds anything else.
@@ -58,12 +58,12 @@ def unpack(path: Path) -> tuple[Packed, Packed]:
             if told.get("format") != FORMAT:
                 raise ValueError("it does not hold packed images")
             classes = tuple(map(str, json.loads(told["classes"])))
-            parts = {n: [file.get_tensor(f"{n}.{k}") for k in ("files", "sizes", "labels")] for n in ("train", "test")}
-        train, test = (_part(files, sizes, labels, classes) for files, sizes, labels in parts.values())
+            names = ("train", "test", "val") if "val.files" in file.keys() else ("train", "test")  # noqa: SIM118
+            parts = [[file.get_tensor(f"{n}.{k}") for k in ("files", "sizes", "labels")] for n in names]
+        return tuple(_part(files, sizes, labels, classes) for files, sizes, labels in parts)
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ValueError(f"packed images {path} cannot be used: {reason:.200}: pack them again") from None
-    return train, test
 
 
 def _part(files: np.ndarray, sizes: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Packed:

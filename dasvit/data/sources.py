@@ -270,9 +270,8 @@ def _imagenet100(class_list: Path | None) -> tuple[Source, Source]:
     return _files(root / "train", classes), _files(root / "val", classes)
 
 
-def _packed(path: Path) -> tuple[Source, Source]:
-    train, test = (Source([*part.images], part.labels, part.classes) for part in unpack(path))
-    return train, test
+def _packed(path: Path) -> tuple[Source, ...]:
+    return tuple(Source([*part.images], part.labels, part.classes) for part in unpack(path))
 
 
 def pack_folder(root: Path, path: Path, seed: int = 0) -> None:
@@ -286,10 +285,9 @@ def pack_folder(root: Path, path: Path, seed: int = 0) -> None:
     Raises:
         ValueError: If the folder cannot be used.
     """
-    train, test, *_ = _folder(root, seed)
-    parts = {"train": train, "test": test}
+    parts = dict(zip(("train", "test", "val"), _folder(root, seed), strict=False))
     files = {n: ([p for p in part.images if isinstance(p, Path)], part.labels) for n, part in parts.items()}
-    pack(files, train.classes, path)
+    pack(files, parts["train"].classes, path)
 
 
 def _folder(root: Path, seed: int) -> tuple[Source, ...]:

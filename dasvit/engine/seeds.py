@@ -18,7 +18,8 @@ def check_seed(seed: int, name: str = "seed") -> None:
 def derive(seed: int, use: str, *numbers: int) -> int:
     """Return a seed of its own for one use of a seed.
 
-    ``seed + 1`` for the next stage would be the next seed's first stage; a hash of the whole key meets no other.
+    ``seed + 1`` for the next stage would be the next seed's first stage; the hashes of two keys meet by chance alone,
+    once in 2³¹.
 
     Args:
         seed: What the user gave.

@@ -152,10 +152,13 @@ class Bank(nn.Module):
         return [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
-def losses(logits: Float[Tensor, "b g classes"], labels: Int[Tensor, " b"]) -> Float[Tensor, " g"]:
-    """Return the mean cross-entropy of each network."""
+def losses(
+    logits: Float[Tensor, "b g classes"], labels: Int[Tensor, " b"], smoothing: float = 0.0
+) -> Float[Tensor, " g"]:
+    """Return the mean cross-entropy of each network, with so much of the target spread over all classes."""
     every = labels[:, None].expand(logits.shape[:2])
-    return F.cross_entropy(logits.transpose(1, 2), every, reduction="none").mean(dim=0)
+    each = F.cross_entropy(logits.transpose(1, 2), every, reduction="none", label_smoothing=smoothing)
+    return each.mean(dim=0)
 
 
 def alike(operations: int) -> Iterator[list[tuple[int, int, int, int]]]:

@@ -77,7 +77,7 @@ class MeasuredTraining(Retraining):
     """
 
     def __init__(self, recipe: RetrainSettings, curve_images: int, data: Data) -> None:
-        super().__init__(recipe, data.train, make_fabric(recipe.hardware))
+        super().__init__(recipe, data.train, make_fabric(recipe.hardware), val=data.val)
         self.look = _Looking(recipe, curve_images, data, self.fabric.device)
         self.worked = 0.0  # seconds of the core that trained the last epoch, whatever else the machine did
 
@@ -90,7 +90,7 @@ class MeasuredTraining(Retraining):
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
         """Return the row of an epoch, with a number for each network."""
         on_cpu = {"cpu_seconds": self.worked} if self.fabric.device.type == "cpu" else {}
-        return {"train_loss": [means["train_loss"]], **on_cpu, **self.look(self.model, epoch)}
+        return {"train_loss": [means["train_loss"]], **on_cpu, **self.look(self.evaluated, epoch)}
 
 
 class BankTraining:
@@ -154,7 +154,7 @@ class BankTraining:
         return metrics
 
     def _step(self, images: Tensor, labels: Tensor) -> Metrics:
-        own = losses(self.model(images), labels)
+        own = losses(self.model(images), labels, self.recipe.label_smoothing)
         self.fabric.backward(own.sum())  # of a sum each network's weights get their own gradient
         self.optimizer.step()
         self.optimizer.zero_grad()

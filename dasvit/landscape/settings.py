@@ -59,6 +59,10 @@ class LandscapeSettings:
         count = len(attending(self.space))
         if not 1 <= self.networks <= count:
             raise ValueError(f"networks {self.networks} is outside 1 … {count:,}, those with attention in the space")
+        if self.recipe.hardware.devices > 1:
+            raise ValueError(
+                f"devices {self.recipe.hardware.devices}: each training has one, use --jobs for many at once"
+            )
         if self.recipe.val_share == 0:
             raise ValueError("val_share 0 leaves no validation images: choices are not made by test images")
 

@@ -20,6 +20,7 @@ from numpy import ndarray
 from scipy import stats
 
 from ..landscape.table import Answer, Landscape
+from ..training_free.statistics import holm
 from .sampling import Outcome
 
 
@@ -105,16 +106,6 @@ def evenness(shares: Sequence[float]) -> float:
     x = Fraction(min(math.fsum(shares), n - math.fsum(shares)))
     terms = ((-1) ** k * math.comb(n, k) * (x - k) ** n for k in range(math.floor(x) + 1))
     return min(1.0, float(2 * sum(terms) / math.factorial(n)))
-
-
-def holm(probabilities: Mapping[str, float]) -> dict[str, float]:
-    """Return probabilities corrected for as many comparisons as there are, by the method of Holm."""
-    ordered = sorted(probabilities, key=lambda name: probabilities[name])
-    corrected, most = {}, 0.0
-    for place, name in enumerate(ordered):
-        most = max(most, min(1.0, (len(ordered) - place) * probabilities[name]))
-        corrected[name] = most
-    return {name: corrected[name] for name in probabilities}
 
 
 def needed(shares: Sequence[float], level: float = 0.05, power: float = 0.8) -> int | None:

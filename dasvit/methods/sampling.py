@@ -92,8 +92,9 @@ def _best(spending: Spending) -> Outcome:
 
 
 def _attending(space: SearchSpace, rng: random.Random) -> Iterator[Genotype]:
-    """Yield different functions that see the image, in random order."""
-    return (genotype for genotype in space.shuffled(rng) if genotype.has_attention)
+    """Yield different functions that see the image, in random order; all if no candidate attends."""
+    blind = not any(operation.spec.attends for operation in space.operations)
+    return (genotype for genotype in space.shuffled(rng) if blind or genotype.has_attention)
 
 
 def random_search(space: SearchSpace, evaluate: Evaluate, seconds: float, *, epochs: int, seed: int = 0) -> Outcome:

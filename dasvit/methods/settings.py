@@ -80,7 +80,7 @@ class ScheduleSettings:
     """
 
     alpha_warmup: float = 0.0
-    """Share of a stage's epochs, from the first on, in which the weights alone are trained."""
+    """Share of a stage's epochs, from the first on, in which the weights alone are trained; not in its last one."""
     stop_skips: int | None = None
     """End the stage when the derived encoder has so many identities (DARTS+)."""
     max_skips: int | None = None

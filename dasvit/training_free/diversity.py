@@ -68,12 +68,15 @@ def dss(model: nn.Module, image_size: int = 224, mode: str = "paper", norms: Nor
         raise ValueError(f"unknown mode {mode!r}; known: paper, released")
     score = _score(model, image_size, mode, norms)
     if not math.isfinite(score.total):
-        kept = {name: p.data for name, p in model.named_parameters()}
+        tensors = (*model.parameters(), *model.buffers())  # BatchNorm's running statistics among them
+        kept = [(x, x.data) for x in tensors if x.is_floating_point()]
         try:
-            score = _score(model.double(), image_size, mode, None)
+            for x, data in kept:
+                x.data = data.double()
+            score = _score(model, image_size, mode, None)
         finally:
-            for name, p in model.named_parameters():
-                p.data = kept[name]
+            for x, data in kept:
+                x.data = data
     if not math.isfinite(score.total):
         raise ValueError(f"the DSS score of this {type(model).__name__} is {score.total}, also in float64")
     return score

@@ -31,6 +31,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+HANGS = 3_600_000  # milliseconds; what has not come then never will, whatever else the machine does
 LOADING_TAGS = {"object": "data"} | dict.fromkeys(
     ["script", "img", "iframe", "source", "video", "audio", "embed"], "src"
 )
@@ -146,7 +147,7 @@ def browser():
         reason = "no chromium: install it, or name it in the environment variable CHROMIUM"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=HANGS)
         yield browser
         browser.close()
 
@@ -174,6 +175,7 @@ document.addEventListener("securitypolicyviolation", e => violations.push(`${e.e
 def context_of(browser, **settings):
     """A window in which every page notes what its policy forbids it."""
     context = browser.new_context(**settings)
+    context.set_default_timeout(HANGS)
     context.add_init_script(NOTE_VIOLATIONS)
     return context
 
