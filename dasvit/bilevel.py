@@ -1,4 +1,4 @@
-"""Architecture gradients of the bilevel problem, first and second order (chapter 3).
+"""Architecture gradients of the bilevel problem, first and second order (chapter 3; ledger A12).
 
 The problem is ``min_α L_val(w*(α), α) + R(α)`` subject to ``w*(α) = argmin_w L_train(w, α)``, Eqs. (6)-(7).
 """

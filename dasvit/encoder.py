@@ -29,7 +29,7 @@ def genotypes() -> dict[str, Genotype]:
     """Return the two published encoders, Eqs. (20)-(22).
 
     The paper finds 8 heads on one data set and 12 on the other, and does not say in its text which is which, nor
-    what the third MLP reads; both are assumptions of ours (see the ledger of the book).
+    what the third MLP reads; both are assumptions of ours (ledger A8, A9), and so is that MLP's ratio (A10).
     """
     heads = {"dasvit-cifar10": "8", "dasvit-imagenet100": "12"}
     return {name: Genotype.from_json(_PUBLISHED.replace("HEADS", n)) for name, n in heads.items()}
@@ -45,7 +45,7 @@ def make_operation(operation: Operation, dim: int) -> nn.Module:
 
 
 class Cell(nn.Module):
-    """An encoder layer as a directed acyclic graph, Eqs. (9)-(12).
+    """An encoder layer as a directed acyclic graph, Eqs. (9)-(12) (ledger A3).
 
     Node j is the sum over its incoming edges, ``x_j = Σ_i edge_ij(x_i)``; the layer returns the sum of its nodes.
     With plain operations on its edges this is a derived encoder, with mixed edges a layer of the supernet.
@@ -198,8 +198,8 @@ def build(architecture: Genotype | str, *, depth: int = 12, dim: int = 768, **se
     Args:
         architecture: A genotype, or what :func:`resolve` takes: the name of a published encoder, ``"vit_b16"``, a
             file. The defaults give the network at the scale of ViT-B/16.
-        depth: Number of encoder layers.
-        dim: Width D of a token.
+        depth: Number of encoder layers (ledger A10).
+        dim: Width D of a token; heads keep their number at any width (A41).
         **settings: ``image_size``, ``patch_size``, ``in_channels``, ``num_classes``, ``init``,
             ``class_token_last`` of :class:`~dasvit.vit.VisionTransformer`.
 

@@ -83,7 +83,7 @@ class Skip(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """The module of an operation on a LayerNorm of its input, without a residual: identity is itself a candidate.
+    """The module of an operation on a LayerNorm of its input, without a residual: identity is a candidate (ledger A5).
 
     Args:
         kind: Of the operation; the module goes by its name.

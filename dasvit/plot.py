@@ -17,7 +17,8 @@ from cycler import cycler
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
 from .engine.runs import unwritable
@@ -69,42 +70,92 @@ def use_book_style() -> None:
 
 def draw_genotype(genotype: Genotype, title: str = "") -> Figure:
     """Draw an encoder as a graph: inputs on the left, nodes in the middle, their sum on the right."""
-    inputs = {2: ["$E_{l-2}$", "$E_{l-1}$"], 1: ["$E_{l-1}$"]}[genotype.inputs]
-    names = [*inputs, *(f"$x_{j}$" for j in range(genotype.inputs, genotype.inputs + len(genotype.nodes)))]
-    count = len(genotype.nodes)
-    places = [(0.0, 1.2 * (len(inputs) - 1 - 2 * i)) for i in range(len(inputs))]
-    places += [(2.6 * (j + 1), 0.9 * (-1) ** j) for j in range(count)]
-    end = (2.6 * (count + 1), 0.0)
-    figure = Figure(figsize=(1.9 * (count + 2), 3.0))
+    figure = Figure(figsize=(1.3 * (len(genotype.nodes) + 2), 2.6))
     axes = figure.add_subplot()
-    axes.set(xlim=(-0.8, end[0] + 0.8), ylim=(-2.1, 2.1), title=title)
-    axes.set_axis_off()
+    names = ["$E_{l-2}$", "$E_{l-1}$"][2 - genotype.inputs :]
+    places = _graph(axes, names, len(genotype.nodes), title)
     for (source, target), operation in genotype.edges:
-        _arrow(axes, places[source], places[target], operation, bend=0.12 * (target - source - 1))
-    for place in places[genotype.inputs :]:
-        _arrow(axes, place, end, None)
-    for name, (x, y) in zip([*names, "$E_l$"], [*places, end], strict=True):
-        box = FancyBboxPatch((x - 0.36, y - 0.26), 0.72, 0.52, boxstyle="round,pad=0.06", fc="none", ec=INK)
-        axes.add_patch(box)
-        axes.text(x, y, name, ha="center", va="center", color=INK)
+        _arrow(axes, places, (source, target), operation.spec.colour, str(operation))
     return figure
+
+
+def draw_search(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw what a search does to an encoder layer, as the paper's Figure 4 is described.
+
+    The four parts are the graph, a mixture of all candidates on every edge, the candidates that are left at the end
+    with their weights, and the encoder that is read off. The thicker a line, the more weight its operation has.
+
+    Args:
+        history: Of a search, as :func:`plot_alpha` takes it.
+    """
+    genotype = Genotype.from_json(history[-1]["genotype"])
+    edges = [(int(source), int(target)) for source, target in (name.split("-") for name in history[0]["alpha"])]
+    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+    titles = "(a) graph", "(b) mixed edges", "(c) weights at the end", "(d) encoder"
+    parts = dict(zip(titles, figure.subplots(2, 2).flat, strict=True))
+    names = [f"$x_{i}$" for i in range(genotype.inputs)]
+    graphs = [(axes, _graph(axes, names, len(genotype.nodes), title)) for title, axes in parts.items()]
+    for edge in edges:
+        _arrow(*graphs[0], edge, INK)
+    for graph, row in zip(graphs[1:3], (history[0], history[-1]), strict=True):
+        for edge, alpha in zip(edges, row["alpha"].values(), strict=True):
+            bends = _bend(edge) + np.linspace(-0.2, 0.2, len(alpha))
+            for (name, weight), bend in zip(_mixing(alpha).items(), bends, strict=True):
+                _arrow(*graph, edge, Operation.parse(name).spec.colour, bend=bend, lw=6 * weight)
+    for edge, operation in genotype.edges:
+        _arrow(*graphs[3], edge, operation.spec.colour, str(operation))
+    kinds = dict.fromkeys(Operation.parse(name).kind for name in next(iter(history[0]["alpha"].values())))
+    lines = [Line2D([], [], color=KINDS[kind].colour, lw=2, label=kind) for kind in kinds]
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines))
+    return figure
+
+
+_Place = tuple[float, float]
+
+
+def _graph(axes: Axes, inputs: Sequence[str], count: int, title: str) -> list[_Place]:
+    """Draw the inputs, ``count`` nodes and their sum, and return where they are, the sum last."""
+    places = [(0.0, 1.5 * (len(inputs) - 1 - 2 * i)) for i in range(len(inputs))]
+    places += [(3.0 * (j + 1), 0.9 * (-1) ** j) for j in range(count)]
+    places += [(3.0 * count + 2.4, 0.0)]
+    axes.set(xlim=(-0.8, places[-1][0] + 0.8), ylim=(-2.2, 2.0), title=title)
+    axes.set_axis_off()
+    names = [*inputs, *(f"$x_{j}$" for j in range(len(inputs), len(inputs) + count)), "$E_l$"]
+    for name, (x, y) in zip(names, places, strict=True):
+        box = {"boxstyle": "round,pad=0.3", "fc": "none", "ec": INK}
+        axes.text(x, y, name, ha="center", va="center", color=INK, bbox=box)
+    for node in range(len(inputs), len(inputs) + count):
+        _arrow(axes, places, (node, len(places) - 1), INK, bend=0.0)
+    return places
 
 
 def _arrow(
     axes: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    operation: Operation | None,
-    bend: float = 0.0,
+    places: Sequence[_Place],
+    edge: tuple[int, int],
+    color: Any,
+    label: str = "",
+    bend: float | None = None,
+    lw: float = 1.3,
 ) -> None:
-    color = INK if operation is None else operation.spec.colour
-    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 22, "shrinkB": 22, "lw": 1.3}
-    axes.add_patch(FancyArrowPatch(start, end, color=color, connectionstyle=f"arc3,rad={bend}", **style))
-    if operation is not None:
-        (x0, y0), (x1, y1) = start, end
-        x, y = x0 + 0.42 * (x1 - x0) + bend * (y1 - y0) / 2, y0 + 0.42 * (y1 - y0) - bend * (x1 - x0) / 2
-        side = "center" if abs(y1 - y0) < 0.5 else "right" if y1 > y0 else "left"  # off a steep line
-        axes.text(x, y + 0.14, str(operation), ha=side, va="bottom", color=color, fontsize=9)
+    source, target = edge
+    (x0, y0), (x1, y1) = places[source], places[target]
+    bend = _bend(edge) if bend is None else bend
+    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 10, "shrinkA": 14, "shrinkB": 14, "lw": lw}
+    axes.add_patch(FancyArrowPatch((x0, y0), (x1, y1), color=color, connectionstyle=f"arc3,rad={bend}", **style))
+    if label:
+        at, side = 0.3, "right"  # off a steep line that rises, or passes a node
+        if abs(y1 - y0) < 1:
+            at, side = 0.5, "center"
+        elif y1 < y0 and target - source <= 2:
+            at, side = 0.64, "left"
+        x, y = x0 + at * (x1 - x0) + bend * (y1 - y0) / 2, y0 + at * (y1 - y0) - bend * (x1 - x0) / 2
+        axes.text(x, y + 0.14, label, ha=side, va="bottom", color=color)
+
+
+def _bend(edge: tuple[int, int]) -> float:
+    """Return how much an edge is bent, so that it passes the nodes between its ends."""
+    return 0.12 * (edge[1] - edge[0] - 1)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -103,7 +103,7 @@ def _key(operation: Operation) -> str:
 
 
 class Supernet(VisionTransformer):
-    """The trunk with a mixed cell in every layer and one α for all of them.
+    """The trunk with a mixed cell in every layer and one α for all of them (ledger A6).
 
     Args:
         space: The search space.
@@ -239,6 +239,8 @@ def derive(
     weights: Float[Tensor, "edges operations"], candidates: Candidates, space: SearchSpace, max_skips: int | None = None
 ) -> Genotype:
     """Discretise: the strongest non-zero operation of each edge, then each node's ``keep`` strongest edges.
+
+    It is the rule of DARTS (ledger A7); zero is weighed and never taken (A38).
 
     Args:
         weights: Mixing weights ``softmax(α)``.

@@ -208,15 +208,15 @@ class SearchSpace:
     """
 
     heads: tuple[int, ...] = (4, 8, 12)
-    """Head counts of the attention candidates."""
+    """Head counts of the attention candidates (ledger A4)."""
     mlp_ratios: tuple[float, ...] = (0.5, 1, 2)
-    """Hidden ratios of the MLP candidates."""
+    """Hidden ratios of the MLP candidates (ledger A4)."""
     nodes: int = 2
-    """Number of intermediate nodes, at most 16."""
+    """Number of intermediate nodes, at most 16 (ledger A3)."""
     inputs: int = 2
     """Number of layers the encoder looks back (1 or 2)."""
     keep: int = 2
-    """Incoming edges each node keeps in an architecture (all, where it has fewer)."""
+    """Incoming edges each node keeps in an architecture (all, where it has fewer; ledger A7)."""
     extra: tuple[str, ...] = ()
     """Further candidates as they are written, of kinds in the table of operations."""
 

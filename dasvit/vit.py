@@ -20,7 +20,7 @@ from .data.sizes import ImageSize, pair
 from .layers import Attention, Mlp, PatchEmbed, layer_norm
 
 Init = Literal["xavier", "trunc_normal"]
-"""How matrices start."""
+"""How matrices start (ledger A2)."""
 
 Pool = Literal["token", "mean"]
 """What is classified: the class token, or the mean of the patch tokens."""

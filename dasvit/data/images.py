@@ -262,7 +262,7 @@ class ImageSet:
         return replace(self, images=self.images[index.to(self.images.device)], labels=self.labels[index])
 
     def halves(self, seed: int) -> tuple[ImageSet, ImageSet]:
-        """Split in two disjoint halves, drawn by ``seed``: one for the weights, one for α."""
+        """Split in two disjoint halves, drawn by ``seed``: one for the weights, one for α (ledger A11)."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.subset(order[: len(self) // 2]), self.subset(order[len(self) // 2 :])
 
