@@ -17,7 +17,7 @@ from cycler import cycler
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
 from .engine.runs import unwritable
@@ -166,6 +166,16 @@ def _mixing(alpha: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(alpha, raised / raised.sum(), strict=True))
 
 
+def _shades(names: Sequence[str]) -> list[tuple[str, Any]]:
+    """Return a colour for each operation: one hue a kind, darker for larger sizes."""
+    kinds = [Operation.parse(name).spec for name in names]
+    shades = []
+    for i, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        strength = 1 - 0.28 * sum(later == kind for later in kinds[i + 1 :])
+        shades.append((name, (*mpl.colors.to_rgb(kind.colour), max(0.3, strength))))
+    return shades
+
+
 def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return a line for each operation: one colour a kind, the largest size solid, smaller ones broken."""
     kinds = [Operation.parse(name).spec for name in names]
@@ -200,7 +210,8 @@ def plot_tokens(
             for place in [] if indices is None else indices[i, 1:].tolist():
                 shares[place - 1] = 1.0
                 corner = (place - 1) % columns * patch_size - 0.5, (place - 1) // columns * patch_size - 0.5
-                axes.add_patch(Rectangle(corner, patch_size, patch_size, fc="none", ec=ORANGE, lw=1.2))
+                frame = mpl.patches.Rectangle(corner, patch_size, patch_size, fc="none", ec=ORANGE, lw=1.2)
+                axes.add_patch(frame)
             _show(axes, image, shares.reshape(rows, columns))
     for axes, title in zip(grid[0], titles or [], strict=False):
         axes.set_title(title, fontsize=10)
