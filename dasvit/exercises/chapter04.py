@@ -6,7 +6,7 @@ from .answers import Checker, number
 
 ANSWERS: dict[str, Checker] = {
     "ex-tokens-break-even": number(
-        2, 0.5, "Compare the selection's 2ND² + N²D with what the edges of both layers save when k tokens are left."
+        2, 0.5, "Compare what selection costs with what the edges of all layers save when k tokens are left."
     ),
     "ex-tokens-class": number(
         4 / 16, 0.005, "Take one patch of the first choice: how likely is it to be in the second one?"
