@@ -14,7 +14,7 @@ from .relaxation import Candidates
 
 @dataclass(frozen=True)
 class FairnessSettings:
-    """Coefficients of Eqs. (16)-(19); the paper prints none of their values (ledger).
+    """Coefficients of Eqs. (16)-(19); the paper prints none of their values (ledger A20).
 
     Raises:
         ValueError: If a coefficient is negative or infinite, or the limits are not ``0 <= lower <= upper <= 1``.
@@ -72,13 +72,14 @@ class Fairness:
         return (p * self._skip).sum() / self._skips
 
     def type_weights(self, p: Float[Tensor, "edges operations"]) -> dict[str, Tensor]:
-        """Return ``W_T``, Eq. (17), for each type still in play: its total weight on an edge, averaged over edges."""
+        """Return ``W_T``, Eq. (17), for each type still in play: its total on an edge, averaged over edges (A18)."""
         return {t: (p * mask).sum() / len(p) for t, mask in self._types.items()}
 
     def type_term(self, p: Float[Tensor, "edges operations"]) -> Float[Tensor, ""]:
         """Return ``R_type``, Eq. (18): a hinge above the upper limit and one below the lower limit, for each type.
 
-        Both hinges are positive: as a loss, a reward written as a negative term would pay for starving a type.
+        Both hinges are positive (ledger A19): as a loss, a reward written as a negative term would pay for starving a
+        type.
         """
         total = p.new_zeros(())
         for weight in self.type_weights(p).values():

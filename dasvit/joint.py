@@ -1,4 +1,4 @@
-"""A layer of the supernet in few large products: many small ones leave a GPU waiting for the next to start (chapter 4).
+"""A layer of the supernet in few large products, since many small ones leave a GPU waiting (page on memory).
 
 Attention and MLP are both two linear layers with something between them. The first ones of all edges that leave a node
 read the same normalised tokens, so their matrices are put on top of each other and one product serves them all. The

@@ -1,4 +1,4 @@
-"""Attention and MLP as terms of a mixed edge, computed so that little is kept for the backward pass (chapter 4).
+"""Attention and MLP as terms of a mixed edge, computed so that little is kept for the backward pass (page on memory).
 
 All candidates on a node read one normalised tensor: scale and shift of each candidate's LayerNorm become part of the
 linear layer behind it. The mixing weight becomes part of the last linear layer, so that no candidate's output is kept.

@@ -1,4 +1,4 @@
-"""What a search will need, before it is run: memory and work of each stage, and how to make it fit (chapter 4).
+"""What a search will need, before it is run: memory and work of each stage, and how to make it fit (page on memory).
 
 A stage is not modelled but run, once, on fake tensors, which have sizes and no values; the peak is counted to the byte.
 """

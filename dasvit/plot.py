@@ -181,29 +181,37 @@ def save_figure(figure: Figure, path: Path) -> None:
             raise unwritable(path, error) from None
 
 
-def plot_alpha(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Plot the mixing weights ``softmax(α)`` of each edge over the epochs of a search; lines end where pruned."""
+def plot_alpha(history: Sequence[Mapping[str, Any]], carried: bool = False) -> Figure:
+    """Plot the mixing weights ``softmax(α)`` of each edge over the epochs of a search; lines end where pruned.
+
+    Args:
+        history: Of the search, one row an epoch.
+        carried: Whether a stage began with the α of the stage before; by default with equal weights.
+    """
     edges = list(history[0]["alpha"])
-    figure = Figure(figsize=(6.2, 1.5 * ((len(edges) + 1) // 2)), layout="constrained")
+    figure = Figure(figsize=(5.2, 1.6 * ((len(edges) + 1) // 2)), layout="constrained")
     grid = figure.subplots((len(edges) + 1) // 2, 2, sharex=True, sharey=True, squeeze=False)
-    starts = [i for i, row in enumerate(history) if i and row["stage"] != history[i - 1]["stage"]]
-    shades = {name: shade for name, shade in _shades(list(history[0]["alpha"][edges[0]]))}
+    borders = [i for i, row in enumerate(history) if i and row["stage"] != history[i - 1]["stage"]]
     for axes, edge in zip(grid.flat, edges, strict=False):
-        for name, color in shades.items():
-            curve = [_mixing(row["alpha"][edge]).get(name, np.nan) for row in history]
-            for lo, hi in zip([0, *starts], [*starts, len(history)], strict=True):  # α starts anew in each stage
-                axes.plot(range(lo + 1, hi + 1), curve[lo:hi], color=color, lw=1.4, label=name if lo == 0 else None)
-        for start in starts:
-            axes.axvline(start + 0.5, color=INK, lw=0.6, ls=":")
-        axes.set_title(f"edge {edge.replace('-', '→')}", fontsize=9)
+        rows = [row["alpha"][edge] for row in history]
+        styles = _styles(list(rows[0]))
+        for lo, hi in zip([0, *borders], [*borders, len(rows)], strict=True):
+            start = {name: rows[lo - 1][name] if carried and lo else 0.0 for name in rows[lo]}
+            weights = [_mixing(row) for row in (start, *rows[lo:hi])]
+            for name in rows[lo]:
+                label = None if lo else name
+                axes.plot(range(lo, hi + 1), [w[name] for w in weights], lw=1.4, label=label, **styles[name])
+        for border in borders:
+            axes.axvline(border, color=INK, lw=0.6, ls=":")
+        axes.set_title(f"edge {edge.replace('-', '→')}", fontsize=10)
     for axes in grid[-1]:
-        axes.set_xlabel("epoch")
+        axes.set_xlabel("epochs")
     lines = grid.flat[0].get_legend_handles_labels()
     for axes in grid.flat[len(edges) :]:
         axes.set_axis_off()
-        axes.legend(*lines, loc="center", ncols=2, fontsize=8)
+        axes.legend(*lines, loc="center", ncols=2, fontsize=10)
     if len(edges) == grid.size:  # no place is left
-        figure.legend(*lines, loc="outside lower center", ncols=4, fontsize=8)
+        figure.legend(*lines, loc="outside lower center", ncols=4, fontsize=10)
     return figure
 
 
@@ -222,24 +230,46 @@ def _shades(names: Sequence[str]) -> list[tuple[str, Any]]:
     return shades
 
 
+def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return a line for each operation: one colour a kind, the largest size solid, smaller ones broken."""
+    kinds = [Operation.parse(name).spec for name in names]
+    lines = "-", "--", ":", "-."
+    larger = [sum(later == kind for later in kinds[i + 1 :]) for i, kind in enumerate(kinds)]
+    styles = zip(names, kinds, larger, strict=True)
+    return {name: {"color": kind.colour, "ls": lines[count % len(lines)]} for name, kind, count in styles}
+
+
 def plot_tokens(
     images: Float[Tensor, "k c h w"],
-    kept: Int[Tensor, "k m"],
+    kept: Mapping[str, Int[Tensor, "k m"]],
     patch_size: int,
     titles: Sequence[str] | None = None,
 ) -> Figure:
-    """Show images with the patches that were not kept washed out to grey.
+    """Show images, and below them what selections of tokens see: kept patches framed, the others dimmed.
 
     Args:
         images: Values in [0, 1].
-        kept: Indices of the kept tokens; 0 is the class token, patches count from 1 in row-major order.
+        kept: By name of the selection, the indices of the kept tokens; 0 is the class token, patches count from 1 in
+            row-major order.
         patch_size: Side of a patch in pixels.
         titles: A title for each image.
     """
     rows, columns = (side // patch_size for side in images.shape[-2:])
-    mask = np.full((len(images), 1 + rows * columns), 0.2)
-    np.put_along_axis(mask, kept.numpy(), 1.0, axis=1)
-    return plot_shares(images, mask[:, 1:].reshape(-1, rows, columns), titles)
+    figure = Figure(figsize=(1.3 * len(images), 1.35 * (1 + len(kept))), layout="constrained")
+    grid = figure.subplots(1 + len(kept), len(images), squeeze=False)
+    for name, line, indices in zip(["image", *kept], grid, [None, *kept.values()], strict=True):
+        line[0].set_ylabel(name)
+        for i, (axes, image) in enumerate(zip(line, images, strict=True)):
+            shares = np.full(rows * columns, 1.0 if indices is None else 0.3)
+            for place in [] if indices is None else indices[i, 1:].tolist():
+                shares[place - 1] = 1.0
+                corner = (place - 1) % columns * patch_size - 0.5, (place - 1) // columns * patch_size - 0.5
+                frame = mpl.patches.Rectangle(corner, patch_size, patch_size, fc="none", ec=ORANGE, lw=1.2)
+                axes.add_patch(frame)
+            _show(axes, image, shares.reshape(rows, columns))
+    for axes, title in zip(grid[0], titles or [], strict=False):
+        axes.set_title(title, fontsize=10)
+    return figure
 
 
 def plot_shares(images: Float[Tensor, "k c h w"], shares: np.ndarray, titles: Sequence[str] | None = None) -> Figure:
@@ -252,15 +282,21 @@ def plot_shares(images: Float[Tensor, "k c h w"], shares: np.ndarray, titles: Se
     """
     figure = Figure(figsize=(1.3 * len(images), 1.5), layout="constrained")
     grid = figure.subplots(1, len(images), squeeze=False)[0]
-    patch = tuple(side // count for side, count in zip(images.shape[-2:], shares.shape[-2:], strict=True))
     for i, (axes, image, share) in enumerate(zip(grid, images, shares, strict=True)):
-        shown = np.kron(share, np.ones(patch))[..., None]
-        pixels = shown * image.permute(1, 2, 0).numpy() + (1 - shown) * 0.6
-        axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
-        axes.set_axis_off()
+        _show(axes, image, share)
         if titles:
-            axes.set_title(titles[i], fontsize=9)
+            axes.set_title(titles[i], fontsize=10)
     return figure
+
+
+def _show(axes: Axes, image: Float[Tensor, "c h w"], share: np.ndarray) -> None:
+    """Show an image, each patch mixed with grey to its share."""
+    patch = tuple(side // count for side, count in zip(image.shape[-2:], share.shape, strict=True))
+    shown = np.kron(share, np.ones(patch))[..., None]
+    pixels = shown * image.permute(1, 2, 0).numpy() + (1 - shown) * 0.6
+    axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def plot_history(history: Sequence[Mapping[str, Any]]) -> Figure:

@@ -281,7 +281,7 @@ def _strongest(weights: Tensor, candidates: Candidates, space: SearchSpace) -> G
 def prune(
     alpha: Float[Tensor, "edges operations"], candidates: Candidates, keep: int
 ) -> tuple[Candidates, list[list[int]]]:
-    """Drop the weakest operations of each edge by α (Algorithm 1, between stages).
+    """Drop the weakest operations of each edge by α (Algorithm 1, between stages; ledger A21, A38).
 
     Args:
         alpha: Architecture parameters.

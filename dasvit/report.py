@@ -45,20 +45,20 @@ def report(run_dir: str | Path) -> str:
     history = run.history()
     if not history:
         raise ValueError(f"{run_dir} has logged no epoch yet: let the run finish one")
-    parts = _search(history) if command == "search" else _retraining(run, history)
+    parts = _search(history, settings["carry_alpha"]) if command == "search" else _retraining(run, history)
     title = f"dasvit {command}: {run.path.resolve().name}"
     body = "\n".join([f"<h1>{escape(title)}</h1>", *parts, _costs(history), _settings(settings)])
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
 
 
-def _search(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _search(history: Sequence[Mapping[str, Any]], carried: bool) -> Iterator[str]:
     genotype = Genotype.from_json(history[-1]["genotype"])
     yield "<h2>Encoder found</h2>" + _picture(draw_genotype(genotype), "the encoder as a graph")
     yield f"<p><code>{escape(genotype.to_json())}</code></p>"
     if not genotype.has_attention:
         yield "<p>It has no attention: the class token sees no image. Search longer, or with another seed.</p>"
-    yield "<h2>Mixing weights</h2>" + _picture(plot_alpha(history), "softmax of α by edge over the epochs")
+    yield "<h2>Mixing weights</h2>" + _picture(plot_alpha(history, carried), "softmax of α by edge over the epochs")
     yield "<h2>Curves</h2>" + _picture(plot_history(history), "losses and accuracy over the epochs")
 
 

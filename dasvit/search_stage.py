@@ -49,6 +49,8 @@ LOOK_BATCH = 500  # images at once, where no gradient is computed
 class SearchStage:
     """One stage of Algorithm 1, to be run by :func:`~dasvit.engine.loop.run_epochs`.
 
+    Its weights are fresh, and so is α unless it is given (ledger A21).
+
     Args:
         settings: Of the search.
         number: Which stage, from 0.
@@ -104,7 +106,7 @@ class SearchStage:
         self.updates = UpdateInBackward(self.weight_optimizer, fabric)
 
     def _make_optimizers(self) -> None:
-        """Make both optimisers and the schedule; if steps are recorded, with all that changes in tensors."""
+        """Make both optimisers and the schedule (A22, A34, A35); if steps are recorded, what changes is in tensors."""
         s, alpha, on_gpu = self.settings, self.supernet.alpha, self.fabric.device.type == "cuda"
         fixed: dict[str, Any] = {"capturable": on_gpu and self.recorder is not None}
         weights = AdamW(supernet_groups(self.supernet, s.weight_decay), lr=s.lr, fused=True, **fixed)
@@ -119,7 +121,7 @@ class SearchStage:
         )
 
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
-        """Alternate a step of α on the one half with a step of the weights on the other."""
+        """Alternate a step of α on the one half with a step of the weights on the other, from the first on (A37)."""
         self.supernet.train()
         waits = self._waits(epoch)
         # the half for the weights sets the pace: it is never the longer one
@@ -424,6 +426,6 @@ def make_supernet(settings: SearchSettings, stage: int, candidates: Candidates, 
 
 
 def supernet_groups(supernet: Supernet, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the weights w for their optimiser, without α."""
+    """Return the weights w for their optimiser, without α: matrices decay, nothing else does (A36)."""
     with frozen([supernet.alpha]):
         return weight_groups(supernet, weight_decay)

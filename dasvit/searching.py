@@ -60,7 +60,7 @@ class SearchResult:
 
 
 def draw_halves(settings: SearchSettings, images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Return the halves of the training images, for the weights and for α."""
+    """Return the halves of the training images, for the weights and for α (ledger A11)."""
     return images.halves(derive(settings.ordering, "halves"))
 
 
@@ -205,7 +205,7 @@ def search(
     """Search an encoder, Algorithm 1.
 
     The training set is split in disjoint halves, one for the weights and one for α. The test set is not touched.
-    Between stages every edge drops its weakest operations by α and the weights start anew.
+    Between stages every edge drops its weakest operations by α and the weights start anew (ledger A11, A21).
 
     Args:
         settings: Everything it depends on.

@@ -13,13 +13,14 @@ class TokenSelection(nn.Module):
     """Keep the patch tokens that receive the most attention, Eqs. (13)-(15).
 
     With ``Q = X W_q``, ``K = X W_k`` and ``A = softmax(Q Kᵀ / √d)``, token i scores the mean of the attention it
-    receives, ``s_i = (1/N) Σ_j A_ji``. The top ``⌈ρ·N⌉`` of the N patch tokens stay, in their original order, and
-    the class token always does. An index selection passes no gradient to its scores, so the kept tokens are
-    multiplied by ``s_i / stopgrad(s_i)``: forward unchanged, backward the gradient that trains W_q and W_k.
+    receives, ``s_i = (1/N) Σ_j A_ji`` (ledger A13). Of the N - 1 patch tokens the top ``⌈ρ·(N - 1)⌉`` stay, in their
+    original order, and the class token always does (A14). An index selection passes no gradient to its scores, so the
+    kept tokens are multiplied by ``s_i / stopgrad(s_i)``: forward unchanged, backward the gradient that trains W_q and
+    W_k (A16). What calls it, once after the embedding, is the supernet (A15).
 
     Args:
         dim: Width D of a token.
-        keep_ratio: Share ρ of the patch tokens to keep, in (0, 1]; 1 is the identity.
+        keep_ratio: Share ρ of the patch tokens to keep, in (0, 1]; 1 is the identity (ledger A17).
 
     Raises:
         ValueError: If ``keep_ratio`` is outside (0, 1].

@@ -29,6 +29,7 @@ def test_skip_term_counts_only_the_skips_still_in_play():
 
 
 def test_type_weights_are_totals_averaged_over_edges():
+    """Ledger A18."""
     got = type_weights(weights([0, 0, 1, 0, 0, 0, 0, 0]), ALL)
     assert float(got["msa"]) == pytest.approx((1.0 + 4 * 0.35) / 5)
     assert float(got["mlp"]) == pytest.approx(4 * 0.45 / 5)
@@ -74,6 +75,7 @@ def test_descent_lowers_skip():
 
 
 def test_descent_raises_a_starved_type():
+    """Ledger A19: the sign of the reward."""
     g = gradient(FairnessSettings(skip_weight=0.0, lower=0.4, upper=0.6), weights())
     assert (g[:, 2:5] < 0).all()
     assert (g[:, [0, 1, 5, 6, 7]] > 0).all()

@@ -54,6 +54,7 @@ def test_the_test_set_is_never_touched(images):
 
 
 def test_weights_and_alpha_never_see_each_others_half(images):
+    """Ledger A11."""
     fabric = make_fabric(QUICK.hardware)
     stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), fabric)
     seen = {"weights": set(), "alpha": set()}
@@ -167,6 +168,7 @@ def test_weights_and_order_have_seeds_of_their_own(images):
 
 
 def test_matrices_decay_and_nothing_else(images):
+    """Ledger A36."""
     stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
     decay = {p: group["weight_decay"] for group in stage.weight_optimizer.param_groups for p in group["params"]}
     assert set(decay) == set(stage.supernet.network_parameters)
@@ -177,6 +179,7 @@ def test_matrices_decay_and_nothing_else(images):
 
 
 def test_the_decay_of_alpha_pulls_it_to_zero(images):
+    """Ledger A35: it is a term of the gradient."""
     """Under AdamW a decay of 1e-3 at a rate of 1e-2 would leave 99.98 % of it after 20 steps without a gradient."""
     stage = SearchStage(QUICK, 0, (QUICK.space.operations,) * 5, images.halves(0), make_fabric(QUICK.hardware))
     alpha = stage.supernet.alpha
@@ -188,6 +191,7 @@ def test_the_decay_of_alpha_pulls_it_to_zero(images):
 
 
 def test_alpha_is_reset_or_carried_between_stages(images):
+    """Ledger A21."""
     for carry in (False, True):
         settings = replace(QUICK, stages=((1, 8, 3), (1, 5, 1)), alpha_lr=0.2, carry_alpha=carry)
         rows = search(settings, images).history

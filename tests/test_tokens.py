@@ -24,6 +24,7 @@ def test_scores_are_the_mean_of_the_attention_received():
 
 
 def test_a_mean_over_rows_could_not_be_meant():
+    """Ledger A13: the mean over a row is the same for every token."""
     a = selection(0.5).attention(tokens())
     torch.testing.assert_close(a.mean(-1), torch.full((3, 17), 1 / 17, dtype=torch.double))
     assert a.mean(-2).std() > 1e-3
@@ -44,6 +45,7 @@ def test_rounding_of_floats_does_not_keep_one_more():
 
 
 def test_kept_are_the_highest_scores_in_their_order_with_the_class_token():
+    """Ledger A14."""
     module, x = selection(0.5), tokens()
     record = module.intermediates(x)
     for scores, kept, row in zip(record["scores"], record["kept"], module(x), strict=False):
@@ -56,12 +58,14 @@ def test_kept_are_the_highest_scores_in_their_order_with_the_class_token():
 
 
 def test_keep_ratio_one_is_the_identity():
+    """Ledger A17."""
     x = tokens()
     assert selection(1.0)(x) is x
     assert isinstance(Supernet(SearchSpace(), dim=24, image_size=8, patch_size=2).token_selection, torch.nn.Identity)
 
 
 def test_query_and_key_receive_the_gradient_of_a_soft_weighting():
+    """Ledger A16."""
     module, x = selection(0.5), tokens().requires_grad_()
     target = torch.randn(3, 9, 12, dtype=torch.double)
     grads = torch.autograd.grad((module(x) * target).sum(), list(module.parameters()))
@@ -96,6 +100,7 @@ def test_scores_that_vanish_give_no_nan():
 
 
 def test_search_trains_the_selection_and_the_derived_network_sees_every_token():
+    """Ledger A15."""
     model = Supernet(SearchSpace(), keep_ratio=0.5, dim=24, depth=1, image_size=8, patch_size=2, in_channels=1)
     images = torch.randn(2, 1, 8, 8)
     logits, record = model(images, intermediates=True)

@@ -154,7 +154,7 @@ def _draw_run(path: Path, images: tuple[Path, ...]) -> Any:
     if command == "search":
         if not (history := run.history()):
             raise ValueError(f"{path} has logged no epoch yet: let the run finish one")
-        return plot_alpha(history)
+        return plot_alpha(history, settings["carry_alpha"])
     genotype = resolve(settings["genotype"])
     if not isinstance(genotype, Genotype):
         raise ValueError(f"{path} has trained the plain transformer: there is no graph to draw, give --images")
@@ -172,7 +172,7 @@ def _draw_on(path: Path, command: str, places: tuple[Path, ...]) -> Any:
     if command == "search":
         supernet, searched, images = load_supernet(path)
         shown, x = read_images(files, searched.image_size, searched.data.fit, images)
-        return plot_tokens(shown, kept_tokens(supernet, x), searched.patch_size, titles)
+        return plot_tokens(shown, {"kept": kept_tokens(supernet, x)}, searched.patch_size, titles)
     network, trained, data = load_trained(path)
     shown, x = read_images(files, trained.image_size, trained.data.fit, data.train)
     attention = class_attention(network, x)

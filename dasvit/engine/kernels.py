@@ -1,4 +1,4 @@
-"""Kernels counted, with the work of each: what a GPU needs at least, before there is one (chapter 4)."""
+"""Kernels counted, with the work of each: what a GPU needs at least, before there is one (page on memory)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes counted exactly: what is alive, and what autograd keeps for the backward pass (chapter 4).
+"""Bytes counted exactly: what is alive, and what autograd keeps for the backward pass (page on memory).
 
 Both count real tensors on any device and fake ones (``FakeTensorMode``), which have sizes but no values: so the memory
 of a search that does not fit this machine is known before it is run, see :mod:`dasvit.plan`.

@@ -1,4 +1,4 @@
-"""Update weights while the backward pass goes on, so that gradients do not pile up (chapter 4)."""
+"""Update weights while the backward pass goes on, so that gradients do not pile up (page on memory)."""
 
 from __future__ import annotations
 
