@@ -26,7 +26,7 @@ GPU_FLAGS ?=
 
 OLDEST := .venv-oldest
 
-.PHONY: book check test oldest fuzz soak gpu lint format clean
+.PHONY: book readme check test oldest fuzz soak gpu lint format clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -35,6 +35,10 @@ book: $(VENV)/.stamp
 	$(PYTEST) book/
 	$(BIN)/jupyter-book build -W -n --keep-going --all .
 	@echo "Open $(CURDIR)/_build/html/index.html"
+
+# The findings and the picture in the README, after a result is recorded anew.
+readme: $(VENV)/.stamp
+	$(BIN)/python book/_ext/readme.py
 
 # After every change: style, types, and the tests that do not take long.
 check: lint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import shutil
@@ -12,6 +13,7 @@ from bookcache import cache_path, fingerprint
 from claims import lines_of
 from docutils import nodes
 from docutils.statemachine import StringList
+from evidence import numbers
 from policy import protect
 from presets_table import table
 from recorded import ROOT, page, results
@@ -163,6 +165,14 @@ class Claims(SphinxDirective):
         return [found]
 
 
+def _number(name, rawtext, text, lineno, inliner, options=None, content=None):
+    """A number by its name in :mod:`evidence`, so that no page types it."""
+    env = inliner.document.settings.env
+    for path in results():
+        env.note_dependency(str(path))
+    return [nodes.Text(str(_known()[text]))], []
+
+
 class PresetsTable(SphinxDirective):
     """Every setting of a command, the three presets and the paper's values."""
 
@@ -176,6 +186,11 @@ class PresetsTable(SphinxDirective):
         return [found]
 
 
+@functools.cache
+def _known():
+    return numbers()
+
+
 def _keep_colons(self):
     """Napoleon takes what precedes a colon in an attribute's docstring for its type; here it is prose."""
     return "", self._dedent(self._consume_to_end())
@@ -186,6 +201,7 @@ def setup(app):
     app.add_directive("recorded-results", RecordedResults)
     app.add_directive("claims", Claims)
     app.add_directive("presets-table", PresetsTable)
+    app.add_role("number", _number)
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
     app.connect("env-check-consistency", _number_as_the_paper)
