@@ -20,7 +20,7 @@ def claims(root: Path = ROOT) -> dict[str, Any]:
 
 
 def lines_of(part: str, root: Path = ROOT) -> list[str]:
-    """Return the lines of a part: ``findings``, ``states``, ``sentences``, ``figures``, ``equations`` or ``table``."""
+    """Return the lines of a part, one of :data:`PARTS`."""
     return PARTS[part](root)
 
 
@@ -41,6 +41,18 @@ def _sentences(root: Path) -> list[str]:
 def _figures(root: Path) -> list[str]:
     known = numbers(root)
     return [line for f in claims(root)["figures"] for line in entry(f"Figure {f['id']}", f, known)]
+
+
+def _open(root: Path) -> list[str]:
+    """What would settle the open claims; formulas and cells of the table have theirs elsewhere."""
+    known, told = numbers(root), claims(root)
+    figures = ({**figure, "paper": f"Figure {figure['id']}"} for figure in told["figures"])
+    lines = ["| Claim | What would settle it | Cost |", "| --- | --- | --- |"]
+    for claim in (*figures, *told["claims"]):
+        if claim["state"] == "open":
+            words = f"{claim['paper']}: “{claim['quote'].replace('$', '')}”"
+            lines += [f"| {words} | {claim['close'].rstrip('.')} | {claim['cost'].format(**known)} |"]
+    return lines
 
 
 def _equations(root: Path) -> list[str]:
@@ -78,6 +90,7 @@ PARTS = {
     "figures": _figures,
     "equations": _equations,
     "table": _table,
+    "open": _open,
 }
 
 
