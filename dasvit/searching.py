@@ -250,7 +250,7 @@ def search(
 def _pruned(
     settings: SearchSettings, number: int, supernet: Supernet, candidates: Candidates, run: Run | None
 ) -> tuple[Candidates, Tensor | None]:
-    """Return what a stage begins with, the operations that survive and their α if it is carried on, and keep both."""
+    """Return what a stage begins with, the operations that survive and their α if it is carried on (A51); keep both."""
     alpha, width = supernet.alpha.detach(), len(candidates[0])
     candidates, columns = prune(alpha[:, :width], candidates, settings.stages[number][1])
     survived = torch.cat([alpha.gather(1, torch.tensor(columns, device=alpha.device)), alpha[:, width:]], dim=1)

@@ -76,6 +76,13 @@ def test_what_a_claim_names_is_there(claim):
         assert (ROOT / script).is_file()
 
 
+def test_every_number_of_the_ledger_is_in_the_code():
+    entries = set(re.findall(r"^### (A\d+) ", (ROOT / "book" / "ledger.md").read_text(), re.MULTILINE))
+    folders = (ROOT / folder for folder in ("dasvit", "benchmarks"))
+    code = [path.read_text() for folder in folders for path in folder.rglob("*.py")]
+    assert entries - set(re.findall(r"\bA\d+\b", "\n".join(code))) == set()
+
+
 def test_commands_that_would_close_a_claim_name_methods_that_exist():
     from dasvit.methods.registry import METHODS
 

@@ -1,7 +1,7 @@
 """The table of methods: each is what it makes of the settings of a search (chapter 12).
 
 What a paper gives is written in its row. What it does not give, or gives for networks of another kind, such as learning
-rates, stays as it is in the settings: nothing is tuned for one method alone.
+rates (ledger A22), stays as it is in the settings: nothing is tuned for one method alone.
 """
 
 from __future__ import annotations
