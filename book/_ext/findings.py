@@ -80,7 +80,7 @@ def _scores(n: Numbers) -> str:
 def _gpu(n: Numbers) -> str:
     steps = ", ".join(name for name in n["on_gpu"] if name != "planned")
     head = f"Measured on a GPU: {steps}." if steps else "Nothing has been measured on a GPU yet."
-    return f"**{head}** What else the paper claims at 224 pixels is open; the commands are ready."
+    return f"**{head}** What {'else ' * bool(steps)}the paper claims at 224 pixels is open; the commands are ready."
 
 
 FINDINGS: dict[str, Callable[[Numbers], str]] = {
