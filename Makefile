@@ -25,8 +25,9 @@ STEPS     ?= gate memory speed search landscape retrain darts
 GPU_FLAGS ?=
 
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 
-.PHONY: book readme check test oldest fuzz soak gpu lint format clean
+.PHONY: book readme pdf check test oldest newest fuzz soak gpu lint format clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -40,6 +41,12 @@ book: $(VENV)/.stamp
 readme: $(VENV)/.stamp
 	$(BIN)/python book/_ext/readme.py
 
+# The same on paper: all pages in one, printed by Chromium.
+pdf: $(VENV)/.stamp
+	$(BIN)/jupyter-book build -n --all --builder singlehtml .
+	$(BIN)/python book/_ext/pdf.py _build/singlehtml/book/intro.html _build/dasvit.pdf
+	@echo "Open $(CURDIR)/_build/dasvit.pdf"
+
 # After every change: style, types, and the tests that do not take long.
 check: lint
 	$(PYTEST) -q -m "not long" tests/
@@ -50,6 +57,10 @@ test: $(VENV)/.stamp
 # The oldest torch that is allowed: what is quick, and what it could compute otherwise.
 oldest: $(OLDEST)/.stamp
 	$(OLDEST)/bin/python -m pytest $(WORKERS) -q -m "not long or torch" tests/
+
+# The newest torch that there is, or with PIP_PRE=1 its next one; of all else, the tested set.
+newest: $(NEWEST)/.stamp
+	$(NEWEST)/bin/python -m pytest $(WORKERS) -q -m "not long or torch" tests/
 
 # The long ones, each with a result in book/results: 100,000 inputs for each reader, an hour of interrupted searches.
 fuzz: $(VENV)/.stamp
@@ -91,6 +102,12 @@ $(OLDEST)/.stamp: pyproject.toml constraints.txt
 	grep -v '^torch' constraints.txt > $(OLDEST)/constraints.txt
 	sed -nE 's/^ *"(torch|torchvision)>=([0-9.]+)",/\1==\2/p' pyproject.toml >> $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet -c $(OLDEST)/constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+$(NEWEST)/.stamp: pyproject.toml constraints.txt
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	grep -v '^torch' constraints.txt > $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade -c $(NEWEST)/constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 clean:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -47,11 +48,12 @@ def keeping_outputs(execute):
                 return NotebookResult(cache.merge_match_into_notebook(nbformat.read(path, 4))[1], None)
             except KeyError:  # not there yet
                 pass
+        start = time.perf_counter()
         result = execute(self)
         if result.error is None:
             for cell in result.nb.cells:
                 cell.metadata.pop("execution", None)  # timings are no result
-            bundle = CacheBundleIn(result.nb, str(path))
+            bundle = CacheBundleIn(result.nb, str(path), data={"execution_seconds": time.perf_counter() - start})
             cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
         return result
 
@@ -72,6 +74,7 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
     "pack": False,
     "joint": True,
     "landscape": True,
+    "banks": True,
     "landscape_benchmark": False,
     "cli": False,
     "own_images": False,

@@ -34,7 +34,7 @@ def likeliest(
     space: SearchSpace,
     *,
     attends: bool = False,
-    cost: Callable[[Operation], float] = lambda _: 0.0,
+    cost: Callable[[Operation, int], float] = lambda *_: 0.0,
     target: float | None = None,
 ) -> Genotype:
     """Return the encoder with the greatest product of mixing weights among those that meet the conditions.
@@ -49,14 +49,14 @@ def likeliest(
         space: The search space.
         attends: Whether the encoder must have attention, without which the class token sees no image; if no candidate
             attends, it is not asked for.
-        cost: Of an operation in one layer.
+        cost: Of an operation on an edge into a node, in one layer.
         target: Cost of one layer. The likeliest encoder within 5 % of it is taken, or if there is none, the nearest.
     """
     step = STEP * target if target else 1.0
     found: dict[tuple[bool, int], _Found] = {(False, 0): _Found(0.0, 0.0, ())}
-    for choices in _choices(weights, candidates, space):
+    for node, choices in enumerate(_choices(weights, candidates, space), space.inputs):
         ways = [
-            (chosen, likelihood, sum(cost(op) for _, op in chosen), any(op.spec.attends for _, op in chosen))
+            (chosen, likelihood, sum(cost(op, node) for _, op in chosen), any(op.spec.attends for _, op in chosen))
             for chosen, likelihood in choices
         ]
         after: dict[tuple[bool, int], _Found] = {}
@@ -76,12 +76,12 @@ def likeliest(
     return Genotype(max(left, key=lambda way: way.likelihood).nodes, space.inputs)
 
 
-def reach(candidates: Candidates, space: SearchSpace, cost: Callable[[Operation], float]) -> tuple[float, float]:
+def reach(candidates: Candidates, space: SearchSpace, cost: Callable[[Operation, int], float]) -> tuple[float, float]:
     """Return the least and the greatest cost of one layer of an encoder in the space."""
     least = most = 0.0
-    for node in range(space.nodes):
-        incoming = _incoming(candidates, space, space.inputs + node)
-        prices = [[cost(op) for op in ops if op.spec.scale != 0] for _, ops, _ in incoming]
+    for node in range(space.inputs, space.inputs + space.nodes):
+        incoming = _incoming(candidates, space, node)
+        prices = [[cost(op, node) for op in ops if op.spec.scale != 0] for _, ops, _ in incoming]
         kept = min(space.keep, len(incoming))
         least += sum(sorted(min(each) for each in prices)[:kept])
         most += sum(sorted(max(each) for each in prices)[-kept:])

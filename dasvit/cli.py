@@ -68,8 +68,6 @@ def _cause(error: Exception, command: str) -> str:
         return str(error)
     if out_of_memory(error):
         return f"out of memory: {_SAVES_MEMORY.get(command, 'take a smaller network or image')}"
-    if "DataLoader worker" in str(error):  # torch raises it from a signal handler, wherever the run is then
-        return f"a process that decodes images died; go on with --resume ({error})"
     raise error
 
 

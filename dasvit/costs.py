@@ -24,7 +24,7 @@ Unit = Literal["params", "macs", "latency"]
 """What is counted: parameters, multiply-accumulates of an image, seconds of an image."""
 UNITS: Mapping[Unit, str] = {"params": "parameters", "macs": "multiply-accumulates", "latency": "seconds"}
 """Each unit in words."""
-TABLE = 1
+TABLE = 2
 """Format of a table of times."""
 
 
@@ -119,14 +119,18 @@ class Shape:
 
 
 @cache
-def operation_cost(operation: Operation, unit: Unit, shape: Shape, table: str | None = None) -> float:
-    """Return what an operation costs in one layer, all tokens computed.
+def operation_cost(
+    operation: Operation, unit: Unit, shape: Shape, table: str | None = None, *, last: bool = False
+) -> float:
+    """Return what an operation costs in one layer, all tokens computed; of a time, the mean over the layers.
 
     Args:
         operation: The operation.
         unit: What is counted.
         shape: Of the network.
         table: Content of a table of times, for ``"latency"``.
+        last: Whether it enters the last node, of whose last layer the class token alone is computed. Parameters and
+            multiply-accumulates are counted for all tokens, times are what is computed.
 
     Raises:
         ValueError: If the table is none of this shape or lacks the operation.
@@ -140,7 +144,7 @@ def operation_cost(operation: Operation, unit: Unit, shape: Shape, table: str | 
         if spec.macs is not None:
             return float(spec.macs(shape.tokens, shape.dim, operation.size))
         return float(_counted(operation, shape))
-    times = read_table(table or "", shape)
+    times = read_table(table or "", shape, last)
     if str(operation) not in times:
         raise ValueError(f"latency table has no time of {operation}: measure again with it, by dasvit latency")
     return times[str(operation)]
@@ -166,8 +170,13 @@ def trunk_cost(unit: Unit, shape: Shape, table: str | None = None) -> float:
 
 
 @cache
-def read_table(text: str, shape: Shape) -> dict[str, float]:
+def read_table(text: str, shape: Shape, last: bool = False) -> dict[str, float]:
     """Return the seconds of each operation, and of the ``"trunk"``, of a table that ``dasvit latency`` wrote.
+
+    Args:
+        text: Content of the table.
+        shape: Of the network.
+        last: Whether operations enter the last node.
 
     Raises:
         ValueError: If the text is no such table, or one of another shape.
@@ -178,10 +187,11 @@ def read_table(text: str, shape: Shape) -> dict[str, float]:
         for name, wanted in (("tokens", shape.tokens), ("dim", shape.dim), ("depth", shape.depth)):
             if told[name] != wanted:
                 raise ValueError(f"it is for {name} {told[name]}, this search has {wanted}: measure again")
-        for name, seconds in told["seconds"].items():
-            expect(seconds, float, f"seconds.{name}")
+        for part in ("seconds", "last"):
+            for name, seconds in told[part].items():
+                expect(seconds, float, f"{part}.{name}")
         expect(told["seconds"]["trunk"], float, "seconds.trunk")
-        return dict(told["seconds"])
+        return dict(told["last" if last else "seconds"])
 
 
 def expected_cost(
@@ -208,16 +218,17 @@ def expected_cost(
 
 
 def price_list(
-    candidates: Candidates, unit: Unit, shape: Shape, table: str | None = None
+    candidates: Candidates, space: SearchSpace, unit: Unit, shape: Shape, table: str | None = None
 ) -> Float[Tensor, "edges operations"]:
     """Return what each candidate costs in one layer; not a number for zero."""
-    return torch.tensor(
-        [
-            [float("nan") if op.spec.scale == 0 else operation_cost(op, unit, shape, table) for op in ops]
-            for ops in candidates
-        ],
-        dtype=torch.float64,
-    )
+
+    def price(operation: Operation, target: int) -> float:
+        if operation.spec.scale == 0:
+            return float("nan")
+        return operation_cost(operation, unit, shape, table, last=target == space.edges[-1][1])
+
+    rows = zip(candidates, space.edges, strict=True)
+    return torch.tensor([[price(op, target) for op in ops] for ops, (_, target) in rows], dtype=torch.float64)
 
 
 def read_table_file(path: str) -> str:

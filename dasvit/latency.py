@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +18,9 @@ from .engine.provenance import provenance
 from .space import Genotype, Operation, SearchSpace
 from .vit import count_patches
 
-ROUNDS = 15  # everything is measured in turn so many times, and the shortest counts: a machine has other work
-SHORTEST = 0.01  # seconds that one measurement takes at least
+ROUNDS = 60  # everything is measured in turn so many times, and the shortest counts: a machine has other work
+SHORTEST = 0.003  # seconds that one measurement takes at least: shorter than the turns that other work is given
+FITTED = 6  # whole networks whose time decides the factor of all operations
 
 
 def measure(
@@ -37,8 +39,10 @@ def measure(
     """Measure what each operation of a space takes here, and whole networks beside it, all without gradients.
 
     A network is taken to need what one of identities alone does, and for each operation of each layer what it adds
-    to that when it takes the place of one identity in every layer. Whole networks, drawn at random, are measured to
-    tell how far that is from the truth.
+    to that when it takes the place of one identity in every layer. That is measured twice: in the last node, of whose
+    last layer only the class token is computed, and in another. Together operations take longer than one by one, where
+    their weights and tokens stay in the caches, so one factor for all is fitted to some whole networks
+    (:func:`factor`). Further networks, drawn at random, are measured to tell how far that is from the truth.
 
     Args:
         space: Whose operations are measured.
@@ -49,63 +53,90 @@ def measure(
         in_channels: Channels of an image.
         num_classes: Number of classes.
         batch_size: Images at a time; what is told is the time of one.
-        checks: Whole networks to be measured.
+        checks: Whole networks to be measured beside those that the factor is fitted to.
         device: Where.
 
     Returns:
-        What is written as JSON, with ``seconds`` of an image by operation and of the ``"trunk"``, and in ``checked`` a
-        row for each network.
+        What is written as JSON, with ``seconds`` of an image by operation and of the ``"trunk"``, the operations in the
+        ``last`` node, the ``factor`` that is in both, and in ``checked`` a row for each network.
     """
     shape = Shape(1 + count_patches(image_size, patch_size), dim, depth, in_channels * patch_size**2, num_classes)
     sizes: dict[str, Any] = {"image_size": image_size, "patch_size": patch_size, "in_channels": in_channels}
     sizes |= {"num_classes": num_classes, "dim": dim, "depth": depth}
     images = torch.randn(batch_size, in_channels, *pair(image_size), device=device)
     operations = [op for op in space.operations if op.spec.scale is None]
-    drawn = [space.sample(random.Random(seed)) for seed in range(checks)]
+    drawn = [space.sample(random.Random(seed)) for seed in range(FITTED + checks)]
 
     def network(genotype: Genotype) -> Callable[[], Any]:
         model = build(genotype, **sizes).to(device).eval()
         return lambda: model(images)
 
-    calls = [network(_with_one(op, space)) for op in (Operation("skip"), *operations)] + [network(g) for g in drawn]
-    trunk, *rest = (each / batch_size for each in _timed(calls, torch.device(device)))
-    added = (max(0.0, whole - trunk) / depth for whole in rest)
-    times = {"trunk": trunk, "skip": 0.0} | dict(zip(map(str, operations), added, strict=False))
-    table = {"format": TABLE, "tokens": shape.tokens, "dim": dim, "depth": depth, "seconds": times}
-    text = json.dumps(table)
-    predicted = [predict(genotype, shape, text) for genotype in drawn]
+    genotypes = [_with_one(Operation("skip"), space, 0)]
+    genotypes += [_with_one(op, space, node) for node in (0, space.nodes - 1) for op in operations]
+    measured = _timed([network(genotype) for genotype in genotypes + drawn], torch.device(device))
+    trunk, *rest = (each / batch_size for each in measured)
+    names, alone, whole = [str(op) for op in operations], rest[: 2 * len(operations)], rest[2 * len(operations) :]
+    added = [max(0.0, each - trunk) / depth for each in alone]
+
+    def table(scale: float) -> dict[str, Any]:
+        elsewhere, last = ({"skip": 0.0} | {n: scale * t for n, t in zip(names, part, strict=True)} for part in parts)
+        told = {"format": TABLE, "tokens": shape.tokens, "dim": dim, "depth": depth, "factor": scale}
+        return told | {"seconds": {"trunk": trunk, **elsewhere}, "last": last}
+
+    parts = (added[: len(names)], added[len(names) :])
+    before = json.dumps(table(1.0))
+    found = table(factor([predict(g, shape, before, space) for g in drawn[:FITTED]], whole[:FITTED], trunk))
+    text = json.dumps(found)
     checked = [
-        {"genotype": genotype.to_json(), "predicted": guess, "measured": truth}
-        for genotype, guess, truth in zip(drawn, predicted, rest[len(operations) :], strict=True)
+        {"genotype": genotype.to_json(), "predicted": predict(genotype, shape, text, space), "measured": truth}
+        for genotype, truth in list(zip(drawn, whole, strict=True))[FITTED:]
     ]
-    return {**table, "batch_size": batch_size, "checked": checked, "provenance": provenance()}
+    return {**found, "batch_size": batch_size, "checked": checked, "provenance": provenance()}
 
 
-def _with_one(operation: Operation, space: SearchSpace) -> Genotype:
-    """Return identities as many as an encoder has operations, the last of them replaced."""
+def factor(predicted: Sequence[float], measured: Sequence[float], trunk: float) -> float:
+    """Return how much longer the operations of whole networks take than foretold: the median of the ratios.
+
+    Args:
+        predicted: Seconds foretold of each network.
+        measured: Seconds that it took.
+        trunk: Seconds of a network of identities alone, which both contain.
+    """
+    ratios = [(m - trunk) / (p - trunk) for p, m in zip(predicted, measured, strict=True) if p > trunk]
+    return max(0.0, statistics.median(ratios)) if ratios else 1.0
+
+
+def _with_one(operation: Operation, space: SearchSpace, node: int) -> Genotype:
+    """Return identities as many as an encoder has operations, the last one of a node replaced."""
     counts = [min(space.keep, space.inputs + node) for node in range(space.nodes)]
     nodes = [[(source, Operation("skip")) for source in range(count)] for count in counts]
-    nodes[-1][-1] = (nodes[-1][-1][0], operation)
+    nodes[node][-1] = (nodes[node][-1][0], operation)
     return Genotype(tuple(map(tuple, nodes)), space.inputs)
 
 
-def predict(genotype: Genotype, shape: Shape, table: str) -> float:
+def predict(genotype: Genotype, shape: Shape, table: str, space: SearchSpace) -> float:
     """Return the seconds of an image that a table foretells for the network of an encoder."""
-    layer = sum(operation_cost(op, "latency", shape, table) for _, op in genotype.edges)
+    last = space.edges[-1][1]
+    layer = sum(operation_cost(op, "latency", shape, table, last=target == last) for (_, target), op in genotype.edges)
     return trunk_cost("latency", shape, table) + shape.depth * layer
 
 
 @torch.inference_mode()
 def _timed(calls: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
-    """Return the seconds of each call: the shortest of rounds, in each of which all have their turn."""
+    """Return the seconds of each call: the shortest of rounds, in each of which all have their turn.
+
+    On one thread of a CPU they are those of its clock, which stands still while other work has the core.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
 
     def once(call: Callable[[], Any], count: int) -> float:
-        start = time.perf_counter()
+        start = clock()
         for _ in range(count):
             call()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - start) / count
+        return (clock() - start) / count
 
     for call in calls:
         call()

@@ -53,21 +53,22 @@ class Heading:
                 f"{least:.4g} to {most:.4g}: take one of these, or change --dim, --image-size or --stages"
             )
 
-    def price(self, operation: Operation) -> float:
-        """Return what an operation costs in one layer, in the unit of the target."""
+    def price(self, operation: Operation, target: int) -> float:
+        """Return what an operation on an edge into node ``target`` costs in one layer, in the unit of the target."""
         assert self.target.unit is not None
-        return operation_cost(operation, self.target.unit, self.shape, self.target.latency_table)
+        last = target == self.settings.space.edges[-1][1]
+        return operation_cost(operation, self.target.unit, self.shape, self.target.latency_table, last=last)
 
     def cost(self, genotype: Genotype) -> float:
         """Return what the network of an encoder costs, in the unit of the target."""
-        return self.trunk + self.shape.depth * sum(self.price(op) for _, op in genotype.edges)
+        return self.trunk + self.shape.depth * sum(self.price(op, target) for (_, target), op in genotype.edges)
 
     def term(self, weights: Float[Tensor, "edges operations"], candidates: Candidates) -> Tensor | None:
         """Return the term of the upper-level loss, ``w·ln²(expected cost / target)``, if there is a target."""
         if (unit := self.target.unit) is None:
             return None
         if candidates not in self._prices:
-            prices = price_list(candidates, unit, self.shape, self.target.latency_table)
+            prices = price_list(candidates, self.settings.space, unit, self.shape, self.target.latency_table)
             self._prices[candidates] = prices.to(weights)
         layer = expected_cost(weights, self._prices[candidates], self.settings.space)
         expected = self.trunk + self.shape.depth * layer

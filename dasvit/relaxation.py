@@ -35,11 +35,12 @@ class MixedEdge(nn.Module):
     Attributes:
         needs_grid: Whether a candidate needs the patch tokens where they stand.
         width: Number of candidates.
+        sparse: Whether operations without a weight are not computed, which to know takes reading the weights.
     """
 
     def __init__(self, operations: Sequence[Operation], dim: int, recompute: bool = False) -> None:
         super().__init__()
-        self.recompute, self.width = recompute, len(operations)
+        self.recompute, self.width, self.sparse = recompute, len(operations), False
         self.needs_grid = any(op.spec.needs_grid for op in operations)
         self.terms = [(i, _key(op)) for i, op in enumerate(operations) if op.spec.scale != 0]
         self.operations = nn.ModuleDict({key: make_operation(operations[i], dim) for i, key in self.terms})
@@ -87,7 +88,13 @@ class MixedEdge(nn.Module):
                 return checkpoint(again, index, operation, x, use_reentrant=False, preserve_rng_state=False)
             return lean(index, operation, x_hat)
 
-        y, *rest = (term(index, self.operations[key]) for index, key in self.terms)
+        terms = self.terms
+        if self.sparse:
+            weighing = set(weights.detach().nonzero().flatten().tolist())
+            terms = [(index, key) for index, key in terms if index in weighing]
+            if not terms:
+                return torch.zeros_like(x[:, :first])
+        y, *rest = (term(index, self.operations[key]) for index, key in terms)
         return sum(rest, start=y)
 
 

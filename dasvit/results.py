@@ -13,14 +13,20 @@ WIDTH = 76
 """Characters of a line that a cell prints."""
 
 
-def recorded(name: str, folder: str | Path = "results") -> dict[str, Any] | None:
+def book_folder() -> Path:
+    """Return where ``results/`` and ``claims.yml`` are: in the installed package, or in the repository around it."""
+    installed = Path(__file__).parent / "book"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "book"
+
+
+def recorded(name: str, folder: str | Path | None = None) -> dict[str, Any] | None:
     """Return a recorded run; nothing if it is not measured yet, or only rehearsed.
 
     Args:
         name: Of the file.
-        folder: Where it is; by default as seen from a chapter.
+        folder: Where it is; by default where all are, ``results/`` of :func:`book_folder`.
     """
-    path = Path(folder) / name
+    path = Path(folder or book_folder() / "results") / name
     run = json.loads(path.read_text()) if path.exists() else None
     return None if run is None or run.get("rehearsal") else run
 
@@ -32,6 +38,19 @@ def source_of(run: Mapping[str, Any]) -> str:
     where = hardware["gpu"] or f"{hardware['processor']}, {hardware['threads']} thread(s)"
     lines = told["command"], f"commit {told['commit']}, {where}", tools
     return "\n".join(textwrap.fill(line, WIDTH, break_on_hyphens=False) for line in lines)
+
+
+def glue(name: str, value: Any, display: bool = True) -> None:
+    """Keep a value for the text of a page, where MyST-NB is installed; elsewhere only show it, if it is to be shown."""
+    try:
+        from myst_nb import glue as keep
+    except ImportError:
+        from IPython.display import display as show
+
+        if display:
+            show(value)
+    else:
+        keep(name, value, display)
 
 
 def say(text: str) -> None:
@@ -62,10 +81,11 @@ def table(
     from IPython.display import HTML
 
     def line(tag: str, values: Sequence[object]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{value}</{tag}>" for value in values) + "</tr>"
+        # a corner without a word is no header of anything
+        return "<tr>" + "".join(f"<{t}>{v}</{t}>" for v in values for t in [tag if str(v) else "td"]) + "</tr>"
 
     body = "".join(line("td", row) for row in rows)
     rules = "; ".join(f"{rule.strip()} !important" for rule in cells.split(";"))
     style = f"<style>.{name} td, .{name} th {{{rules}}}</style>"
     text = f'<table class="dataframe {name}"><thead>{line("th", header)}</thead><tbody>{body}</tbody></table>'
-    return HTML(f'{style}<div style="overflow-x: auto">{text}</div>')
+    return HTML(f'{style}<div style="overflow-x: auto" tabindex="0" role="group" aria-label="Table">{text}</div>')

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from .data.images import Batch, ImageSet
 from .data.sizes import ImageSize, as_size
 from .data.sources import Data, hold_out, load_data
 from .encoder import build, resolve
+from .engine.capture import Metrics, uncompiled
 from .engine.checkpoint import expect
 from .engine.hardware import average, compile_network, make_fabric
 from .engine.loggers import check_logger, follow
@@ -35,6 +37,7 @@ from .engine.loop import (
 )
 from .engine.runs import CheckRow, Run, from_plain
 from .engine.seeds import derive
+from .engine.shorter import ROUNDING, changing, shortened
 from .inspecting import inherited
 from .recipe import Recipe, averaged, drop_paths
 from .retrain_settings import RetrainSettings as RetrainSettings
@@ -120,25 +123,58 @@ class Retraining:
         self.schedule = cosine_schedule(optimizer, self.epochs * self.steps, settings.warmup_epochs * self.steps)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         self.recipe = Recipe(settings, images, fabric, loss)
+        self._warm, self._checked = False, not settings.hardware.compile
+        self._eager = settings.hardware.compile  # until a compiled step has done what an eager one does
 
     def train(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """Take a step on every batch."""
         self.model.train()
         for images, labels in training_batches(self.settings, self.images, self.fabric, epoch, start):
-            loss = self.recipe.loss(self.model, images, labels)
-            self.fabric.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            if not self._checked and self._warm:
+                self._check(images, labels)
+            self._warm = True  # the first step is eager: only then has the optimiser what it gathers in
+            metrics = self._step(images, labels)
             self.schedule.step()
             if self.average is not None:
                 self.average.update(self.network, step=self.schedule.last_epoch)
-            yield {"train_loss": average(loss.detach(), self.fabric)}
+            yield {name: average(value, self.fabric) for name, value in metrics.items()}
+
+    def _step(self, images: Tensor, labels: Tensor) -> Metrics:
+        with self.eagerly():
+            loss = self.recipe.loss(self.model, images, labels)
+            self.fabric.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"train_loss": loss.detach()}
+
+    def eagerly(self) -> AbstractContextManager[None]:
+        """Let nothing run as compiled until it has been checked, and never if it did not stand the check."""
+        return uncompiled() if self._eager else nullcontext()
+
+    def _check(self, images: Tensor, labels: Tensor) -> None:
+        """Go over to compiled steps, if one does what the eager one does; else one line says why not.
+
+        A compiled network may draw other numbers for drop path than the eager one: it then stays eager.
+        """
+
+        def compiled() -> None:
+            self._eager = False
+
+        tensors = changing(self.network.state_dict(), {"weights": self.optimizer})
+        rounding = ROUNDING.get(self.fabric.strategy.precision.precision, 0.1)
+        # a copy: images are mixed in place
+        why = shortened(tensors, lambda: self._step(images.clone(), labels), compiled, rounding)
+        self._checked, self._eager = True, why is not None
+        if why is not None:
+            self.optimizer.zero_grad()
+            print(f"dasvit: {self.title}: steps stay eager, the compiled ones fail: {why}", file=sys.stderr)
 
     def end_epoch(self, epoch: int, means: dict[str, float]) -> dict[str, Any]:
         """Return the row of an epoch, with the accuracy on the validation images."""
         if self.val is None:
             return {"epoch": epoch, **means}
-        accuracy = evaluate(self.evaluated, self.val, self.settings.image_size, self.fabric.device)
+        with self.eagerly():
+            accuracy = evaluate(self.evaluated, self.val, self.settings.image_size, self.fabric.device)
         return {"epoch": epoch, **means, **{f"val_{name}": value for name, value in accuracy.items()}}
 
     @property
@@ -328,8 +364,9 @@ def retrain(
             run.on_row = follow(logger, run.path, history)
         job = Retraining(settings, data.train, fabric, start, loss, data.val)
         history += run_epochs(job, run, state, progress=progress and fabric.is_global_zero)
-        preparation = prepare(job.evaluated, settings, data, fabric.device)
-        logits, labels = classify(job.evaluated, data.test.to(fabric.device), settings.image_size, fabric.device)
+        with job.eagerly():
+            preparation = prepare(job.evaluated, settings, data, fabric.device)
+            logits, labels = classify(job.evaluated, data.test.to(fabric.device), settings.image_size, fabric.device)
         accuracy, predictions = measures(logits, labels), logits.argmax(dim=1).cpu()
         if run is not None:
             answers = {"images": len(labels), "predictions": predictions.tolist(), "labels": labels.tolist()}

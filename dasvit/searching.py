@@ -204,8 +204,7 @@ def search(
         settings: Everything it depends on.
         data: The images; of a pair only ``train`` is used.
         run_dir: Where settings, metrics, genotype and checkpoints go; by default nothing is written.
-        resume: Continue the run in ``run_dir``, or begin it if nothing began there. Without its checkpoints it goes on
-            from the end of the last whole stage.
+        resume: Go on with the run in ``run_dir``, or begin it; without checkpoints from its last stage's beginning.
         progress: Show progress on stderr.
         logger: ``"csv"`` or ``"tensorboard"``: log the rows also in a folder of this name in ``run_dir``.
         loss: What the weights descend. To resume a run give the same; it is not kept there.
@@ -244,15 +243,29 @@ def search(
             number, state = number + 1, None
             if number == len(settings.stages):
                 return SearchResult(Genotype.from_json(history[-1]["genotype"]), history, supernet)
-            candidates, alpha = _pruned(settings, number, supernet, candidates, run)
+            derived = Genotype.from_json(history[-1]["genotype"])
+            candidates, alpha = _pruned(settings, number, supernet, candidates, derived, run)
 
 
 def _pruned(
-    settings: SearchSettings, number: int, supernet: Supernet, candidates: Candidates, run: Run | None
+    settings: SearchSettings,
+    number: int,
+    supernet: Supernet,
+    candidates: Candidates,
+    derived: Genotype,
+    run: Run | None,
 ) -> tuple[Candidates, Tensor | None]:
-    """Return what a stage begins with, the operations that survive and their α if it is carried on (A51); keep both."""
+    """Return what a stage begins with, the operations that survive and their α if it is carried on (A51); keep both.
+
+    Where the encoder has to meet conditions, the one ``derived`` so far survives, so that they can still be met.
+    """
     alpha, width = supernet.alpha.detach(), len(candidates[0])
-    candidates, columns = prune(alpha[:, :width], candidates, settings.stages[number][1])
+    strength = alpha[:, :width].clone()
+    if settings.target.unit is not None or settings.attends:
+        for edge, operation in derived.edges:
+            place = settings.space.edges.index(edge)
+            strength[place, candidates[place].index(operation)] = float("inf")
+    candidates, columns = prune(strength, candidates, settings.stages[number][1])
     survived = torch.cat([alpha.gather(1, torch.tensor(columns, device=alpha.device)), alpha[:, width:]], dim=1)
     if run is not None:
         named = [[str(op) for op in ops] for ops in candidates]

@@ -8,6 +8,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+WAITS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.lift_fresh.default}
+"""What reads a number from a GPU, and what makes a tensor of Python's numbers, which would have to be sent there."""
+
 
 def storages(tree):
     return {x.untyped_storage()._cdata for x in tree_leaves(tree) if isinstance(x, Tensor)}
@@ -22,7 +25,7 @@ class Note(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func in WAITS:
             raise RuntimeError("operation not permitted when stream is capturing")
         if len(self.calls) == self.limit:
             raise RuntimeError("operation failed")

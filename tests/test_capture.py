@@ -17,6 +17,7 @@ from dasvit.engine.capture import CudaRecorder
 from dasvit.engine.hardware import Hardware, make_fabric
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.shorter import Snapshot, difference
+from dasvit.fairness import kind_mask
 from dasvit.search_stage import SearchStage
 
 TINY = SearchSettings(
@@ -131,6 +132,21 @@ def test_what_is_recorded_wrongly_stays_eager(wrong, words, images, tapes, monke
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == len(ASKED.stages)
     assert all(words in line and "steps stay eager" in line for line in lines), lines
+
+
+def test_what_is_sent_in_each_step_cannot_be_recorded(images, tapes, monkeypatch):
+    """As the masks of the fairness term were, before they were made once a stage."""
+    stage = stage_of(ASKED, images)
+    train, val = (next(stage.batches(part, 0, 0)) for part in (0, 1))
+    stage.alpha_step(train, val)
+    stage.weight_step(train)
+    assert stage.shorten(train, val) is None
+    again, fairness = stage_of(ASKED, images), stage.fairness
+    again.alpha_step(train, val)
+    again.weight_step(train)
+    candidates = stage.supernet.candidates
+    monkeypatch.setattr(again, "fairness", lambda p: fairness(p) + (p * kind_mask(candidates, "none")).sum())
+    assert again.shorten(train, val) == "operation not permitted when stream is capturing"
 
 
 @pytest.mark.torch

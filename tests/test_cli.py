@@ -19,22 +19,8 @@ from dasvit.retraining import Retraining  # noqa: F401  (loads the module)
 from dasvit.searching import SearchStage
 
 QUICK_SEARCH = ["--data", "digits", "--dim", "24", "--train-images", "200", "--stages", "1", "8", "1", "1", "3", "1"]
-QUICK_RETRAIN = [
-    "--data",
-    "digits",
-    "--dim",
-    "24",
-    "--depth",
-    "2",
-    "--epochs",
-    "2",
-    "--warmup-epochs",
-    "1",
-    "--train-images",
-    "200",
-    "--test-images",
-    "50",
-]
+QUICK_RETRAIN = ["--data", "digits", "--dim", "24", "--depth", "2", "--epochs", "2", "--warmup-epochs", "1"]
+QUICK_RETRAIN += ["--train-images", "200", "--test-images", "50"]
 
 
 def dasvit(*args):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+from functools import cache
+from pathlib import Path
 
 import distributed
 import joblib
@@ -111,7 +114,6 @@ assert killed and rows == expected
 
 
 def test_ray_loses_nothing(tmp_path):
-    pytest.importorskip("ray")
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, "-c", RAY, str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -128,17 +130,89 @@ def rows(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_torchrun_finds_what_one_process_finds(order, tmp_path):
-    command = ["search", *QUICK, *EXACT, "--order", order]
-    done = torchrun(*command, "--devices", 2, "--out", tmp_path / "two")
-    assert done.returncode == 0, done.stderr
-    alone = [sys.executable, "-m", "dasvit.cli", *map(str, command), "--out", str(tmp_path / "one")]
-    assert subprocess.run(alone, capture_output=True).returncode == 0
-    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+def untimed(path):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in rows(path)]
+
+
+def cli(*arguments):
+    return subprocess.run([sys.executable, "-m", "dasvit.cli", *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """From the order of the search: the rows that one process logs."""
+
+    @cache
+    def search(order):
+        out = tmp_path_factory.mktemp("alone") / "run"
+        done = cli("search", *QUICK, *EXACT, "--order", order, "--out", out)
+        assert done.returncode == 0, done.stderr
+        return rows(out)
+
+    return search
+
+
+def same(found, expected):
+    for one, two in zip(expected, found, strict=True):
         assert one["genotype"] == two["genotype"]
         for edge, alpha in one["alpha"].items():
             assert two["alpha"][edge] == pytest.approx(alpha, abs=1e-5)
+
+
+def refused(command, run):
+    """Whether a run of two processes refuses to go on with one, in one line."""
+    other = cli(command, "--out", run, "--resume", "--devices", 1)
+    assert other.returncode == 2
+    assert other.stderr.count("\n") == 1
+    return "started with other settings: hardware.devices 1 (was 2); resume without them" in other.stderr
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_torchrun_finds_what_one_process_finds_and_goes_on_with_as_many_and_no_other(order, alone, tmp_path):
+    run = tmp_path / "two"
+    done = torchrun("search", *QUICK, *EXACT, "--order", order, "--devices", 2, "--out", run)
+    assert done.returncode == 0, done.stderr
+    same(rows(run), alone(order))
+    history, found = untimed(run), (run / "genotype.json").read_text()
+    max((run / "checkpoints").iterdir()).unlink()  # as if it had been killed in the last epoch
+    assert refused("search", run)
+    again = torchrun("search", "--out", run, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert untimed(run) == history
+    assert (run / "genotype.json").read_text() == found
+
+
+SRUN = """#!{python}
+import os, subprocess, sys
+known = {{"NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1", "NODEID": "0", "NODELIST": "localhost"}}
+known |= {{"JOB_NODELIST": "localhost", "JOB_NAME": "dasvit", "JOB_ID": str(os.getpid())}}
+
+def start(number):
+    own = {{f"SLURM_{{k}}": v for k, v in (known | {{"PROCID": number, "LOCALID": number}}).items()}}
+    return subprocess.Popen([sys.executable, "-m", "dasvit.cli", *sys.argv[2:]], env=os.environ | own)
+
+sys.exit(max(process.wait() for process in [start("0"), start("1")]))
+"""
+
+
+def test_the_slurm_script_of_the_page_runs_with_two_processes(alone, tmp_path):
+    page = (Path(__file__).parents[1] / "book/cluster.md").read_text()
+    (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", page, re.DOTALL)
+    for old, new in (("--data cifar10 --preset small --devices 4", " ".join([*QUICK, *EXACT, "--devices", "2"])),):
+        assert script.count(old) == 1
+        script = script.replace(old, new)
+    srun = tmp_path / "bin/srun"
+    srun.parent.mkdir()
+    srun.write_text(SRUN.format(python=sys.executable))
+    srun.chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if k != "DASVIT_CACHE"}
+    environment |= {"PATH": f"{srun.parent}:{os.environ['PATH']}", "SCRATCH": str(tmp_path), "TMPDIR": str(tmp_path)}
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    for _ in range(2):  # queued again, it finds that all is done
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "RUN/settings.json").read_text())["settings"]["hardware"]["devices"] == 2
+    same(rows(tmp_path / "RUN"), alone(1))
 
 
 def test_a_retraining_by_torchrun_goes_on_with_as_many_processes_and_no_other(tmp_path):
@@ -147,18 +221,10 @@ def test_a_retraining_by_torchrun_goes_on_with_as_many_processes_and_no_other(tm
     run = tmp_path / "run"
     done = torchrun("retrain", *quick, "--devices", 2, "--out", run)
     assert done.returncode == 0, done.stderr
-    result, history = (run / "result.json").read_text(), rows(run)
-    newest = max((run / "checkpoints").iterdir())
-    newest.unlink()  # as if it had been killed in the last epoch
-    other = [sys.executable, "-m", "dasvit.cli", "retrain", "--out", str(run), "--resume", "--devices", "1"]
-    refused = subprocess.run(other, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
-    assert "started with other settings: hardware.devices 1 (was 2); resume without them" in refused.stderr
+    result, history = (run / "result.json").read_text(), untimed(run)
+    max((run / "checkpoints").iterdir()).unlink()
+    assert refused("retrain", run)
     again = torchrun("retrain", "--out", run, "--resume")
     assert again.returncode == 0, again.stderr
-    untimed = [
-        [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in r] for r in (history, rows(run))
-    ]
-    assert untimed[0] == untimed[1]
+    assert untimed(run) == history
     assert (run / "result.json").read_text() == result

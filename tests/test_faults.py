@@ -2,7 +2,6 @@
 
 import functools
 import math
-import multiprocessing
 import os
 import re
 import resource
@@ -205,32 +204,6 @@ def test_images_that_break(pictures, tmp_path):
         path.write_bytes(content)
     assert code == 2
     assert one_line(printed).startswith(f"cannot read image {root}")
-    goes_on(arguments, tmp_path / "run", expected)
-
-
-def kill_worker(_run, *_args):
-    worker = multiprocessing.active_children()[0]
-    worker.kill()
-    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # until it is dead; that it is stays to be found out
-
-
-def test_a_process_that_decodes_images_dies(pictures, tmp_path):
-    _, arguments, expected = pictures
-    code, printed = disturbed(arguments, tmp_path / "run", Fault(STEP, 5), kill_worker, **LAZY)
-    assert code == 1, printed
-    assert one_line(printed).startswith("a process that decodes images died; go on with --resume (DataLoader worker")
-    goes_on(arguments, tmp_path / "run", expected)
-
-
-def interrupt_all(_run, *_args):
-    for pid in (*(process.pid for process in multiprocessing.active_children()), os.getpid()):
-        os.kill(pid, signal.SIGINT)
-
-
-def test_ctrl_c_reaches_the_processes_that_decode_images_too(pictures, tmp_path):
-    _, arguments, expected = pictures
-    code, printed = disturbed(arguments, tmp_path / "run", Fault(STEP, 5), interrupt_all, **LAZY)
-    assert (code, one_line(printed)) == (130, "stopped by SIGINT; its state is saved, go on with --resume")
     goes_on(arguments, tmp_path / "run", expected)
 
 

@@ -19,7 +19,6 @@ import pytest
 import torch
 from common import Budget, Rows, Step, waits
 
-from dasvit.engine.kernels import Kernels
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.runs import Run
 from dasvit.landscape import load
@@ -316,34 +315,6 @@ def test_waits_are_unknown_without_a_gpu():
         assert waits(lambda: None) is None
 
 
-def test_planned_table_is_the_recorded_one():
-    recorded = json.loads((ROOT / "book" / "results" / "gpu" / "planned.json").read_text())
-    table = planned.table(recorded["rows"])
-    assert planned.BEGIN + "\n" + table + "\n" + planned.END in planned.README.read_text()
-    assert table.count("\n") == 2 + len(recorded["rows"]) + 3  # header, and a sum for each search
-
-
-def test_planned_rows_of_a_small_search():
-    settings = SearchSettings(dim=24, stages=((1, 8, 2),), batch_size=100)
-    (row,) = planned.search_rows("search", settings)
-    assert row["peak_bytes"] > row["disk_bytes"] / 2 > 0
-    assert row["flops"] % (2 * planned.IMAGES // 200) == 0
-    assert row["steps"] == 2 * planned.IMAGES // 200
-    seconds = row["seconds"]["H200"]
-    least = max(seconds["products"], seconds["bytes"], row["steps"] * row["kernels"] * 2.5e-6)
-    assert least * (1 - 1e-9) <= seconds["recorded"] <= 3 * least
-    assert seconds["eager"] == [max(seconds["recorded"], row["steps"] * row["kernels"] * s) for s in (8e-6, 14e-6)]
-
-
-def test_planned_seconds_by_hand():
-    kernels = Kernels(lambda *_: 0)
-    kernels.work.update({(989 * 56 * 10**10, 0): 2, (0, 1): 3})  # two of a second each, three that do next to nothing
-    told = planned.expected(kernels, 10, more=0.5)
-    assert told["seconds"]["H200"]["recorded"] == pytest.approx(10 * (2 + 3 * 2.5e-6 + 1))
-    assert (told["kernels"], told["flops"]) == (5, 10 * 2 * 1.5 * 989 * 56 * 10**10)
-    assert planned.added([told, told])["A100"]["products"] == 2 * told["seconds"]["A100"]["products"]
-
-
 @pytest.fixture
 def gate(rehearsal):
     return script("gate").Gate(**rehearsal, rounds=1)
@@ -431,26 +402,6 @@ def test_a_search_outlives_the_command_that_started_it(tmp_path):
         time.sleep(0.1)
     assert json.loads(result.read_text())["complete"]
     assert "setsid nohup python benchmarks/gpu/search.py" in planned.README.read_text()
-
-
-def test_fetch_takes_what_is_small(tmp_path, capsys):
-    module = script("fetch")
-    runs, kept = tmp_path / "runs", {"results/search.json", "search/run/stage.json", "search/run/metrics.jsonl", "log"}
-    left = {"search/run/checkpoints/1.safetensors", "cache/a", "pack/b", "rehearsal/c", "search/.lock"}
-    for name in kept | left:
-        (runs / name).parent.mkdir(parents=True, exist_ok=True)
-        (runs / name).write_text(name)
-    (runs / "large").write_bytes(bytes(2000))
-    (runs / "link").symlink_to(runs / "log")
-    module.main(module.Fetch(runs, tmp_path / "a.tar.gz", largest=1000))
-    with tarfile.open(tmp_path / "a.tar.gz") as tar:
-        assert set(tar.getnames()) == kept
-    assert "4 files" in capsys.readouterr().out
-    for folder, words in ((tmp_path / "none", "does not exist"), (runs / "cache" / "empty", "nothing to fetch yet")):
-        (runs / "cache" / "empty").mkdir(exist_ok=True)
-        with pytest.raises(SystemExit):
-            module.main(module.Fetch(folder, tmp_path / "b.tar.gz"))
-        assert words in capsys.readouterr().err
 
 
 def test_a_search_goes_on_elsewhere_from_what_was_fetched(rehearsal, tmp_path, monkeypatch):

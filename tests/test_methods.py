@@ -12,7 +12,7 @@ from torch.distributions import Dirichlet
 
 from dasvit import SearchSettings, SearchSpace, Supernet, derive
 from dasvit.engine.hardware import Hardware
-from dasvit.methods.edges import EntangledEdge, PartialEdge, PathEdge, edge_maker
+from dasvit.methods.edges import EntangledEdge, PartialEdge, edge_maker
 from dasvit.methods.inherited import inherited_accuracy, path_weights, random_path
 from dasvit.methods.mixing import Moment, edge_weights, expected_weights, step_weights
 from dasvit.methods.registry import METHODS
@@ -222,12 +222,13 @@ def test_an_entangled_edge_has_the_weights_of_the_widest():
 
 
 def test_a_path_edge_computes_nothing_else():
-    edge = PathEdge(OPERATIONS, 24)
+    edge = edge_maker(RelaxationSettings(mix="uniform"))(OPERATIONS, 24)
     x, called = torch.randn(2, 5, 24), []
     for key, module in edge.operations.items():
         module.register_forward_hook(lambda *_, key=key: called.append(key))
     one = torch.zeros(8)
     assert torch.equal(edge(x, one), torch.zeros_like(x))
+    assert torch.equal(edge(x, one, 1), torch.zeros_like(x[:, :1]))
     one[3] = 1.0
     torch.testing.assert_close(edge(x, one, 1), edge.module(OPERATIONS[3])(x, 1))
     assert set(called) == {"msa:8"}
@@ -280,8 +281,22 @@ def test_inherited_accuracy_is_that_of_the_extracted_network(images):
     network = net.extract(genotype).eval()
     with torch.no_grad():
         right = sum(int((network(x).argmax(1) == y).sum()) for x, y in batches)
+    computed = []
+    for edge in (module for module in net.modules() if isinstance(module, MixedEdge)):
+        for operation in edge.operations.values():
+            operation.register_forward_hook(lambda *_: computed.append(1))
     assert inherited_accuracy(net, genotype, batches) == right / len(images)
+    assert len(computed) == len(batches) * len(net.layers) * len(list(genotype.edges))  # the path and nothing else
     assert net.training
+    assert not any(edge.sparse for edge in net.modules() if isinstance(edge, MixedEdge))
+
+
+def test_what_has_no_weight_is_not_computed_and_adds_nothing():
+    edge, x, p = MixedEdge(OPERATIONS, 24), torch.randn(2, 5, 24), torch.rand(8)
+    p[[2, 5, 6]] = 0
+    expected = edge(x, p)
+    edge.sparse = True
+    torch.testing.assert_close(edge(x, p), expected)
 
 
 # derivation
@@ -370,12 +385,29 @@ def test_a_method_leaves_what_else_is_asked_for():
         METHODS["one-shot"](asked)
 
 
+def test_the_anchor_of_drnas_is_the_weight_decay_of_its_program():
+    settings = METHODS["drnas"](QUICK)
+    assert settings.alpha_weight_decay == 0
+    alpha = torch.rand(5, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(alpha_term(alpha, settings.relaxation, 0.5), alpha)
+    torch.testing.assert_close(gradient, 1e-3 * alpha)
+
+
+@pytest.mark.parametrize(("dim", "parts"), [(48, 2), (96, 4), (192, 4), (768, 4)])
+def test_pc_darts_takes_a_quarter_of_the_channels_where_heads_divide_it(dim, parts):
+    settings = METHODS["pc-darts"](replace(QUICK, dim=dim))
+    assert settings.relaxation.partial == parts
+    assert all((dim // parts) % heads == 0 for heads in settings.space.heads)
+    assert METHODS["pc-darts"](settings) == settings
+
+
 def test_methods_differ_and_cite_a_paper_of_the_bibliography():
     made = {name: METHODS[name](QUICK) for name in METHODS}
     assert len({repr(settings) for settings in made.values()}) == len(METHODS)
     entries = (Path(__file__).parents[1] / "book/references.bib").read_text()
     for name, method in METHODS.items():
         assert f"{{{method.cites}," in entries, name
+        assert method.values, name
 
 
 def test_parts_of_dasvit_are_switched_off_one_at_a_time():

@@ -6,7 +6,7 @@ import own_operations  # noqa: F401  (registers operations)
 import pytest
 import torch
 
-from dasvit import Genotype, SearchSettings, SearchSpace, build, complexity, search
+from dasvit import Genotype, SearchSettings, SearchSpace, build, complexity, latency, search
 from dasvit.choosing import likeliest, reach
 from dasvit.costs import (
     Shape,
@@ -43,7 +43,7 @@ def test_without_conditions_the_likeliest_is_what_is_derived(seed):
     assert likeliest(drawn(seed), ALL, SPACE) == derive(drawn(seed), ALL, SPACE)
 
 
-def macs(op):
+def macs(op, _target=None):
     return operation_cost(op, "macs", SHAPE)
 
 
@@ -95,7 +95,7 @@ def test_an_operation_without_closed_form_is_counted(name):
 def test_expected_cost_of_a_decided_edge_is_its_price_and_has_a_gradient():
     space = SearchSpace(nodes=1)
     candidates = (space.operations,) * 2
-    prices = price_list(candidates, "params", SHAPE)
+    prices = price_list(candidates, space, "params", SHAPE)
     alpha = torch.full((2, 8), -50.0, dtype=torch.float64)
     alpha[0, 3] = alpha[1, 6] = 50.0
     alpha.requires_grad_()
@@ -124,21 +124,92 @@ def test_no_amounts(text):
         read_seconds(text)
 
 
+def times(depth, tokens, price=lambda op: 1e-4):
+    """A table of times in which an operation in the last node takes four fifths of what it takes in another."""
+    added = {str(op): price(op) for op in SPACE.operations if op.spec.module is not None} | {"skip": 0.0}
+    sizes = {"format": 2, "tokens": tokens, "dim": 24, "depth": depth}
+    return sizes | {"seconds": {"trunk": 2e-4, **added}, "last": {name: 0.8 * t for name, t in added.items()}}
+
+
+TIMES = json.dumps(times(2, 17, lambda op: {"msa": 9e-5, "mlp": 4e-5}[op.kind] + 1e-6 * float(op.size)))
+
+
+def aim(unit, value):
+    table = {"latency_table": TIMES} if unit == "latency" else {}
+    return Target(**{f"target_{unit}": value}, **table)
+
+
 def spread(unit, images, shares):
     """Targets so far into the range of what networks of ``TINY`` cost."""
-    heading = Heading(replace(TINY, target=Target(**{f"target_{unit}": 1.5e4})), images)
+    heading = Heading(replace(TINY, target=aim(unit, 4e-4 if unit == "latency" else 1.5e4)), images)
     least, most = (heading.trunk + 2 * cost for cost in reach(ALL, SPACE, heading.price))
     return [least + share * (most - least) for share in shares]
 
 
-@pytest.mark.parametrize(("unit", "lowest"), [("params", 0.3), ("macs", 0.2)])
+def test_an_operation_in_the_last_node_has_its_own_time():
+    where = {
+        last: operation_cost(Operation.parse("msa:4"), "latency", SHAPE, json.dumps(times(3, 7)), last=last)
+        for last in (False, True)
+    }
+    assert where == {False: 1e-4, True: 0.8e-4}
+    prices = price_list(ALL, SPACE, "latency", SHAPE, json.dumps(times(3, 7)))
+    into_last = [target == SPACE.edges[-1][1] for _, target in SPACE.edges]
+    for row, last in zip(prices, into_last, strict=True):
+        assert row[SPACE.operations.index(Operation.parse("msa:4"))] == where[last]
+    genotype = Genotype.from_json('{"format": 1, "nodes": [[[0, "msa:4"], [1, "skip"]], [[1, "skip"], [2, "mlp:2"]]]}')
+    foretold = latency.predict(genotype, SHAPE, json.dumps(times(3, 7)), SPACE)
+    assert foretold == pytest.approx(2e-4 + 3 * (1e-4 + 0.8e-4))
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.25])
+def test_a_table_is_right_where_times_add_up(slower, monkeypatch):
+    """Whole networks whose operations take so much longer than alone are foretold to the last digit."""
+    price = {"skip": 0.0, "msa:4": 3e-4, "msa:8": 4e-4, "msa:12": 5e-4, "mlp:0.5": 1e-4, "mlp:1": 2e-4, "mlp:2": 4e-4}
+    seen = []
+
+    def building(genotype, **_):
+        seen.append(genotype)
+        return torch.nn.Identity()
+
+    def timed(calls, device):
+        found = []
+        for genotype in seen:
+            node = genotype.inputs + len(genotype.nodes) - 1
+            added = [(0.8 if target == node else 1.0) * price[str(op)] for (_, target), op in genotype.edges]
+            whole = sum(op.kind != "skip" for _, op in genotype.edges) > 1
+            found.append(1e-3 + 3 * sum(added) * (slower if whole else 1.0))
+        assert len(calls) == len(found)
+        return found
+
+    monkeypatch.setattr(latency, "build", building)
+    monkeypatch.setattr(latency, "_timed", timed)
+    table = latency.measure(SPACE, image_size=(12, 8), patch_size=4, dim=24, depth=3, num_classes=7, checks=5)
+    assert table["factor"] == pytest.approx(slower)
+    assert table["seconds"]["msa:8"] == pytest.approx(slower * 4e-4)
+    assert table["last"]["msa:8"] == pytest.approx(0.8 * slower * 4e-4)
+    assert len(table["checked"]) == 5
+    for row in table["checked"]:
+        assert row["predicted"] == pytest.approx(row["measured"])
+
+
+def test_a_factor_is_the_median_of_what_operations_take_longer():
+    assert latency.factor([2.0, 3.0, 5.0], [2.5, 4.0, 5.4], 1.0) == pytest.approx(1.5)
+    assert latency.factor([1.0], [1.0], 1.0) == 1  # of identities alone
+    assert latency.factor([2.0], [0.5], 1.0) == 0
+
+
+@pytest.mark.parametrize(("unit", "lowest"), [("params", 0.3), ("macs", 0.2), ("latency", 0.2)])
 def test_the_found_cost_follows_the_target(unit, lowest, few_digits):
     """Over the range of the space every target is met within a tenth, so costs grow with their targets."""
     targets, found = spread(unit, few_digits.train, (lowest, 0.5, 0.9)), []
     for value in targets:
-        settings = replace(TINY, target=Target(**{f"target_{unit}": value}))
+        settings = replace(TINY, target=aim(unit, value))
         result = search(settings, few_digits)
         found.append(Heading(settings, few_digits.train).cost(result.genotype))
+        if unit == "latency":
+            shape = Heading(settings, few_digits.train).shape
+            assert found[-1] == pytest.approx(latency.predict(result.genotype, shape, TIMES, SPACE))
+            continue
         network = build(result.genotype, dim=24, depth=2, image_size=8, patch_size=2, in_channels=1, num_classes=10)
         counted = complexity(network, 8)
         assert found[-1] == (counted.parameters if unit == "params" else counted.macs)
@@ -152,7 +223,7 @@ def test_the_term_pulls_alpha_towards_the_target(few_digits):
     for value in spread("macs", few_digits.train, (0.15, 0.9)):
         settings = replace(TINY, target=Target(target_macs=value, cost_weight=20.0), stages=((2, 8, 4),))
         net = search(settings, few_digits).supernet
-        prices = price_list(net.candidates, "macs", Heading(settings, few_digits.train).shape)
+        prices = price_list(net.candidates, SPACE, "macs", Heading(settings, few_digits.train).shape)
         expected.append(expected_cost(net.mixing_weights().detach().double(), prices, SPACE).item())
     untouched = expected_cost(torch.full((5, 8), 1 / 8).double(), prices, SPACE).item()
     assert expected[0] < 0.97 * untouched
@@ -177,10 +248,11 @@ def test_an_encoder_that_must_attend_does(few_digits):
 
 
 def test_a_table_of_another_shape_is_refused():
-    table = json.dumps({"format": 1, "tokens": 7, "dim": 48, "depth": 3, "seconds": {"trunk": 1e-3}})
+    empty = {"format": 2, "tokens": 7, "depth": 3, "seconds": {"trunk": 1e-3}, "last": {}}
+    table = json.dumps(empty | {"dim": 48})
     with pytest.raises(ValueError, match="latency table cannot be used: it is for dim 48, this search has 24: measure"):
         operation_cost(Operation.parse("msa:4"), "latency", SHAPE, table)
-    table = json.dumps({"format": 1, "tokens": 7, "dim": 24, "depth": 3, "seconds": {"trunk": 1e-3}})
+    table = json.dumps(empty | {"dim": 24})
     with pytest.raises(ValueError, match="latency table has no time of msa:4: measure again with it"):
         operation_cost(Operation.parse("msa:4"), "latency", SHAPE, table)
 

@@ -1,13 +1,15 @@
-"""What is packed for a machine without a network is all that is needed there."""
+"""What is packed for a machine without a network is all that is needed there; what comes back is small."""
 
 import json
 import os
 import shlex
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
+import fetch
 import pytest
 import torch
 from PIL import Image
@@ -129,3 +131,22 @@ def test_images_that_are_none_are_one_line(tmp_path):
         done = shell(sys.executable, script, *arguments)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_fetch_takes_what_is_small(tmp_path, capsys):
+    runs, kept = tmp_path / "runs", {"results/search.json", "search/run/stage.json", "search/run/metrics.jsonl", "log"}
+    left = {"search/run/checkpoints/1.safetensors", "cache/a", "pack/b", "rehearsal/c", "search/.lock"}
+    for name in kept | left:
+        (runs / name).parent.mkdir(parents=True, exist_ok=True)
+        (runs / name).write_text(name)
+    (runs / "large").write_bytes(bytes(2000))
+    (runs / "link").symlink_to(runs / "log")
+    fetch.main(fetch.Fetch(runs, tmp_path / "a.tar.gz", largest=1000))
+    with tarfile.open(tmp_path / "a.tar.gz") as tar:
+        assert set(tar.getnames()) == kept
+    assert "4 files" in capsys.readouterr().out
+    for folder, words in ((tmp_path / "none", "does not exist"), (runs / "cache" / "empty", "nothing to fetch yet")):
+        (runs / "cache" / "empty").mkdir(exist_ok=True)
+        with pytest.raises(SystemExit):
+            fetch.main(fetch.Fetch(folder, tmp_path / "b.tar.gz"))
+        assert words in capsys.readouterr().err

@@ -42,6 +42,42 @@ def test_rooms_look_down_only():
             assert all(need.startswith(room) for need in needs), module
 
 
+NAMING = {
+    "space.py": "the candidates of the paper",
+    "encoder.py": "the layer of ViT, which encoders are compared with",
+    "latency.py": "the identity, against which the others are timed",
+    "methods/edges.py": "which kinds share weights in one method",
+}
+"""Where the paper's operations are named beside their table. In ``training_free`` an MLP is a part of any network."""
+
+
+def test_operations_are_named_in_their_table():
+    named = set()
+    for path in SOURCE.rglob("*.py"):
+        texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        if texts & {"skip", "msa", "mlp"}:
+            named.add(path.relative_to(SOURCE).as_posix())
+    assert "operations.py" in named
+    assert {name for name in named if not name.startswith("training_free/")} <= {"operations.py", *NAMING}
+
+
+def sources():
+    """Yield the project's modules, tests included."""
+    root = Path(__file__).resolve().parents[1]
+    for place in ("dasvit", "benchmarks", "tests", "book/_ext"):
+        yield from (root / place).rglob("*.py")
+    yield root / "conftest.py"
+
+
+def test_files_and_functions_are_short():
+    for path in sources():
+        text = path.read_text()
+        assert text.count("\n") <= 450, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+
+
 def test_the_subpackages_are_there_at_once():
     code = "import dasvit; print(dasvit.training_free.dss.__name__, dasvit.landscape.load.__name__)"
     assert run(code) == "dss load"

@@ -316,17 +316,18 @@ def test_weights_that_do_not_fit_are_refused(change, words, searched, few, tmp_p
 
 
 def test_an_exported_network_is_fine_tuned_by_timms_parts(few, teacher):
-    """The loop of timm's script in short: its optimiser, scheduler, loss and average, on the exported folder."""
+    """The loop of timm's script in short, which is not in its package: its optimiser, scheduler and loss."""
     from timm.loss import LabelSmoothingCrossEntropy
     from timm.optim import create_optimizer_v2
-    from timm.scheduler import CosineLRScheduler
+    from timm.scheduler import create_scheduler_v2
 
     model = timm.create_model(f"local-dir:{teacher / 'net'}", pretrained=True, num_classes=3)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=3e-3, weight_decay=0.05, layer_decay=0.8)
-    schedule, loss = CosineLRScheduler(optimizer, t_initial=8), LabelSmoothingCrossEntropy(0.1)
+    schedule, epochs = create_scheduler_v2(optimizer, sched="cosine", num_epochs=8)
+    loss = LabelSmoothingCrossEntropy(0.1)
     x, y = next(few.train.batches(100, image_size=8))
     losses = []
-    for epoch in range(8):
+    for epoch in range(epochs):
         losses.append(loss(model.train()(x), y % 3))
         losses[-1].backward()
         optimizer.step()
@@ -350,10 +351,11 @@ def test_a_logger_that_is_not_there_is_one_line(few, tmp_path, monkeypatch):
 
 
 def test_tensorboard_reads_what_is_logged(few, tmp_path):
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator
+
     search(SEARCH, few, tmp_path / "run", logger="tensorboard")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    read = events.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    read = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     read.Reload()
     found = [event.value for event in read.Scalars("train_loss")]
     assert found == pytest.approx([row["train_loss"] for row in rows])

@@ -1,13 +1,15 @@
 """What is recorded comes from a commit, names its modules, and is listed on the page of recorded results."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from recorded import AGES, age, duration, page, results, what
 
 from dasvit.engine.provenance import digest
-from dasvit.results import percent, recorded, say, source_of, table
+from dasvit.results import book_folder, glue, percent, recorded, say, source_of, table
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [*results(), *sorted((ROOT / "tests" / "fixtures").glob("*.json"))]
@@ -110,5 +112,27 @@ def test_a_table_has_its_cells_and_their_style():
     assert ".mine td, .mine th {padding: 1em !important; color: red !important}" in html
 
 
+def test_a_corner_without_a_word_is_no_header():
+    assert "<tr><td></td><th>a</th></tr>" in table(("", "a"), [(1, 2)]).data
+
+
+def test_what_is_recorded_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recorded("faults.json")["provenance"]["command"]
+    assert (book_folder() / "claims.yml").is_file()
+
+
 def test_shares_are_told_in_percent():
     assert percent([0.9, 0.94, 0.92]) == "92.0 ± 2.0"
+
+
+def test_glue_keeps_a_value_for_the_page_or_shows_it(monkeypatch, capsys):
+    kept = []
+    monkeypatch.setitem(sys.modules, "myst_nb", SimpleNamespace(glue=lambda *told: kept.append(told)))
+    glue("found", "a sentence", display=False)
+    assert kept == [("found", "a sentence", False)]
+    monkeypatch.setitem(sys.modules, "myst_nb", None)  # not installed
+    glue("found", "a sentence", display=False)
+    assert capsys.readouterr().out == ""
+    glue("found", "a sentence")
+    assert "a sentence" in capsys.readouterr().out

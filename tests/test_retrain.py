@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from dasvit import Augmentation, Data, DataSettings, Genotype, ImageSet, RetrainSettings, evaluate, retrain
 from dasvit.data.sources import hold_out
@@ -197,3 +198,34 @@ def test_balanced_accuracy_gives_every_class_the_same_weight():
     found = measures(always_first, labels)
     assert found["top1"] == pytest.approx(0.8)
     assert found["balanced"] == pytest.approx(0.5)  # the class without an image does not count
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("_unchecked")
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_compiled_steps_are_checked_against_eager_ones(factor, few_digits, monkeypatch, capfd):
+    """A compiler that halves what the network computes is not believed; images that are mixed are mixed once."""
+    settings = replace(QUICK, depth=1, epochs=2, mixup=0.8)
+    expected, calls = retrain(settings, few_digits), []
+    steps = Retraining(settings, few_digits.train, make_fabric(settings.hardware)).steps
+
+    def scaled(graph, _example):
+        def call(*args):
+            calls.append(torch.is_grad_enabled())
+            return tuple(x * factor if x.is_floating_point() else x for x in graph(*args))
+
+        return call
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(module, "compile_network", lambda network: nn.Module.compile(network, backend=scaled))
+    found = retrain(replace(settings, hardware=replace(settings.hardware, compile=True)), few_digits)
+    lines = capfd.readouterr().err.splitlines()
+    if factor == 1:
+        assert lines == []
+        assert calls.count(True) == 2 * steps  # all but the first, and the one that is checked
+    else:
+        assert len(lines) == 1
+        assert "retraining: steps stay eager, the compiled ones fail: train_loss" in lines[0]
+        assert len(calls) == 1
+    assert untimed(found.history) == untimed(expected.history)
+    assert torch.equal(found.predictions, expected.predictions)

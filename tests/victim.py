@@ -1,9 +1,11 @@
 """A command in a process of its own that something happens to at a chosen call of a chosen function."""
 
+import faulthandler
 import functools
 import importlib
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,7 @@ COMMANDS = {
 }
 
 
-HANGS = 3600  # seconds; what has not ended then never will, whatever else the machine does
+HANGS = 600  # seconds; what has not ended then never will, and says where it is
 
 
 class Fault(NamedTuple):
@@ -64,6 +66,7 @@ def victim(arguments, log, fault, action, constants):
         return result
 
     setattr(owner, name, wrapped)
+    faulthandler.dump_traceback_later(HANGS, exit=True, file=sys.__stderr__)
     dasvit(arguments, log)
 
 
@@ -83,9 +86,8 @@ def disturbed(arguments, run, fault, action, **constants):
     flags = ["--out", str(run), *([] if arguments[0] == "export" else ["--resume"])]
     process = FORKS.Process(target=victim, args=([*arguments, *flags], log, fault, action, constants))
     process.start()
-    process.join(HANGS)
-    code = process.exitcode  # none if it hangs
-    process.kill()
+    process.join()
+    code = process.exitcode
     printed = os.read(reader, 1 << 16).decode()
     os.close(reader)
     log.unlink()

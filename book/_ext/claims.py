@@ -56,7 +56,10 @@ def _open(root: Path) -> list[str]:
 
 
 def _equations(root: Path) -> list[str]:
-    told, lines = claims(root), ["| | Known how | The sentence it rests on | Where | In the code | Tested by |"]
+    told, lines = (
+        claims(root),
+        ["| Equation | Known how | The sentence it rests on | Where | In the code | Tested by |"],
+    )
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for equation in told["equations"]:
         number = f"{{eq}}`eq-{equation['id']}`"
@@ -75,7 +78,7 @@ def _known(formula: Mapping[str, Any]) -> str:
 def _table(root: Path) -> list[str]:
     table = claims(root)["table"]
     lines = [f"Accuracies are open. {_closing(table, numbers(root))}", ""]
-    lines += ["| | " + " | ".join(table["columns"]) + " |", "| --- " * (len(table["columns"]) + 1) + "|"]
+    lines += ["| Model | " + " | ".join(table["columns"]) + " |", "| --- " * (len(table["columns"]) + 1) + "|"]
     for name, row in table["rows"].items():
         *accuracies, parameters, flops = map(str, row["printed"])
         cells = [*accuracies, f"{parameters}, {row['parameters']}", f"{flops}, {row['FLOPs']}"]

@@ -6,14 +6,20 @@ import functools
 import importlib
 import re
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import ClassVar
 
+import api_index
+import claims
 import torch
+from accessible import mend
 from bookcache import cache_path, fingerprint
-from claims import lines_of
 from docutils import nodes
 from docutils.statemachine import StringList
 from evidence import numbers
+from explorer import write
+from launch import add_links
 from policy import protect
 from presets_table import table
 from recorded import ROOT, page, results
@@ -40,8 +46,6 @@ LINKS = {
     "torch.optim.lr_scheduler.LambdaLR": TORCH + "generated/torch.optim.lr_scheduler.LambdaLR.html",
     "torch.optim.lr_scheduler.LRScheduler": TORCH + "generated/torch.optim.lr_scheduler.LRScheduler.html",
     "torch.utils._python_dispatch.TorchDispatchMode": TORCH + "notes/extending.html",
-    "torch.utils.data.Dataset": TORCH + "data.html#torch.utils.data.Dataset",
-    "torch.utils.data.DataLoader": TORCH + "data.html#torch.utils.data.DataLoader",
     "numpy.ndarray": NUMPY + "generated/numpy.ndarray.html",
     "numpy.typing.ArrayLike": NUMPY + "typing.html#numpy.typing.ArrayLike",
     "numpy.random.Generator": NUMPY + "random/generator.html",
@@ -73,8 +77,6 @@ LINKS = {
 ALIASES = {
     "torch._C.Generator": "torch.Generator",
     "torch.optim.optimizer.Optimizer": "torch.optim.Optimizer",
-    "torch.utils.data.dataset.Dataset": "torch.utils.data.Dataset",
-    "torch.utils.data.dataloader.DataLoader": "torch.utils.data.DataLoader",
     "lightning_fabric.fabric.Fabric": "lightning_fabric.Fabric",
 }
 # A class's own signature names things as its module imported them.
@@ -96,10 +98,16 @@ def _copy_mathjax(app, exc):
         shutil.copyfile(package / "static/mathjax/tex-svg-full.js", out / "tex-svg-full.js")
 
 
+def _explore(app, exc):
+    if exc is None and app.builder.format == "html":
+        write(Path(app.outdir, "_static"))
+
+
 def _protect(app, exc):
     if exc is None and app.builder.format == "html":
         for template in Path(app.outdir, "_static").glob("*.html"):  # of the theme; no pages
             template.unlink()
+        mend(Path(app.outdir))
         protect(Path(app.outdir))
 
 
@@ -140,27 +148,17 @@ def _number_as_the_paper(app, env):
                 equations[label] = (*chapter, own)
 
 
-class RecordedResults(SphinxDirective):
-    """The list of recorded results, made again when one of them or the code has changed."""
+class Generated(SphinxDirective):
+    """Markdown that is made when the book is built, and again when what it is made of has changed."""
+
+    optional_arguments = 1
+    classes: ClassVar[list[str]] = []
 
     def run(self):
-        for path in (*results(), *(path for pattern in CODE for path in ROOT.glob(pattern))):
+        for path in self.sources():
             self.env.note_dependency(str(path))
-        found = nodes.container(classes=["recorded"])
-        self.state.nested_parse(StringList(page(), source="recorded results"), self.content_offset, found)
-        return [found]
-
-
-class Claims(SphinxDirective):
-    """A part of the claims of the papers, made again when they or the results have changed."""
-
-    required_arguments = 1
-
-    def run(self):
-        for path in (ROOT / "book" / "claims.yml", *results()):
-            self.env.note_dependency(str(path))
-        found = nodes.container(classes=["recorded"])
-        lines = StringList(lines_of(self.arguments[0]), source="claims")
+        found = nodes.container(classes=self.classes)
+        lines = StringList(self.lines(*self.arguments), source=self.name)
         self.state.nested_parse(lines, self.content_offset, found)
         return [found]
 
@@ -173,17 +171,22 @@ def _number(name, rawtext, text, lineno, inliner, options=None, content=None):
     return [nodes.Text(str(_known()[text]))], []
 
 
-class PresetsTable(SphinxDirective):
-    """Every setting of a command, the three presets and the paper's values."""
+def generated(lines: Callable[..., list[str]], sources: Callable[[], Iterable[Path]], *classes: str):
+    """Return a directive of the lines that a function makes of its argument."""
+    content = {"lines": staticmethod(lines), "sources": staticmethod(sources), "classes": list(classes)}
+    return type("Directive", (Generated,), content)
 
-    required_arguments = 1
 
-    def run(self):
-        for path in (ROOT / "dasvit").rglob("*.py"):
-            self.env.note_dependency(str(path))
-        found = nodes.container(classes=["full-width"])
-        self.state.nested_parse(StringList(table(self.arguments[0]), source="presets"), self.content_offset, found)
-        return [found]
+def _code():
+    return [path for pattern in CODE for path in ROOT.glob(pattern)]
+
+
+DIRECTIVES = {
+    "recorded-results": generated(page, lambda: [*results(), *_code()], "recorded"),
+    "claims": generated(claims.lines_of, lambda: [ROOT / "book" / "claims.yml", *results()], "recorded"),
+    "presets-table": generated(table, _code, "full-width"),
+    "api": generated(api_index.lines_of, lambda: [*_code(), *(ROOT / "book").glob("api_*.md")]),
+}
 
 
 @functools.cache
@@ -198,14 +201,15 @@ def _keep_colons(self):
 
 def setup(app):
     GoogleDocstring._consume_inline_attribute = _keep_colons
-    app.add_directive("recorded-results", RecordedResults)
-    app.add_directive("claims", Claims)
-    app.add_directive("presets-table", PresetsTable)
+    for name, directive in DIRECTIVES.items():
+        app.add_directive(name, directive)
     app.add_role("number", _number)
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
     app.connect("env-check-consistency", _number_as_the_paper)
     app.connect("missing-reference", _link_elsewhere)
+    app.connect("html-page-context", add_links)
     app.connect("build-finished", _copy_mathjax)
+    app.connect("build-finished", _explore)
     app.connect("build-finished", _protect)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

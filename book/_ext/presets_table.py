@@ -1,4 +1,4 @@
-"""The page of settings: every one of them, the three presets, and what Section IV-A of the paper says."""
+"""The page of settings: every one of them, the three presets, and what the paper says."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 from dasvit.presets import RETRAIN, SEARCH
 
-# quoted from Section IV-A; what is not here the paper does not say, or its text lacks the number
+# quoted from Section IV-A, and depth and operations of the stages from the section on the algorithm; what is not here
+# the paper does not say, or its text lacks the number
 PAPER: Mapping[str, Mapping[str, str]] = {
     "search": {
         "data.data": "CIFAR-10, ImageNet-100",
         "image_size": "224",
         "patch_size": "16",
         "dim": "768",
-        "stages": "three of 30 epochs",
+        "stages": "2·all·30 4·5·30 6·3·30",
         "batch_size": "64",
         "lr": "given, number lost",
         "weight_decay": "given, number lost",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +21,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from .policies import MAX_REPEATS, make_policy, rand_augment, repeated
 from .sizes import ImageSize, as_size, pair, told
 
+BATCHES_AHEAD = 4  # decoded while a step is taken
 MAX_ASPECT = 100  # of an image: by the short side it is resized, and a line would become enormous
 
 Fit = Literal["crop", "stretch"]
@@ -58,7 +60,7 @@ class Augmentation:
             raise ValueError(f"min_crop {self.min_crop} is outside (0, 1]: 1 keeps the whole image")
 
 
-class FileImages(Dataset):
+class FileImages:
     """Image files, decoded to one size and three channels.
 
     Args:
@@ -89,24 +91,24 @@ class FileImages(Dataset):
                 images[i] = image
         return images
 
-    def decode(self, chunks: list[Tensor]) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
-        """Decode batch after batch in processes of their own.
+    def decode(self, chunks: Sequence[Tensor]) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+        """Decode batch after batch, some ahead, in threads: the decoder leaves Python to others while it works.
 
         Raises:
             ValueError: If a file cannot be read; the message names it.
         """
-        workers = min(8, os.cpu_count() or 1)
-        batches = [chunk.tolist() for chunk in chunks]
+        pool, batches = ThreadPoolExecutor(os.cpu_count()), iter(chunks)
+        ahead: deque[list[Future[Tensor]]] = deque()
         try:
-            yield from DataLoader(
-                self,
-                batch_sampler=batches,
-                num_workers=workers,
-                pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator(),  # or else the processes' seeds would be drawn from the global one
-            )
-        except ValueError as error:  # the loader wraps the worker's traceback into the message
-            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+            while True:
+                for chunk in islice(batches, BATCHES_AHEAD - len(ahead)):
+                    ahead.append([pool.submit(self.__getitem__, index) for index in chunk.tolist()])
+                if not ahead:
+                    return
+                images = torch.stack([image.result() for image in ahead.popleft()])
+                yield images.pin_memory() if torch.cuda.is_available() else images
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def fitted(image: Image.Image, size: ImageSize, fit: Fit = "crop") -> UInt8[Tensor, "3 h w"]:

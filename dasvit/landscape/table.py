@@ -34,8 +34,8 @@ CURVED = (*ACCURACIES, *LOSSES, "seconds")
 COSTS = ("parameters", "macs", "latency")
 """What is known of an encoder without training it."""
 METRICS = (*CURVED, *COSTS)
-"""Accuracies in [0, 1], mean cross-entropies, seconds of the clock to train an epoch on one thread, whatever else the
-machine did; trained weights, multiply-accumulates for an image, seconds to classify one on one thread."""
+"""Accuracies in [0, 1], mean cross-entropies, seconds of one core to train an epoch (on a GPU, of the clock); trained
+weights, multiply-accumulates for an image, seconds to classify one on one thread."""
 
 
 @dataclass(frozen=True)

@@ -19,27 +19,6 @@ from ..space import Operation
 from .settings import RelaxationSettings
 
 
-class PathEdge(MixedEdge):
-    """An edge on which one operation at most has a weight; the others are not computed (single path)."""
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        weights: Float[Tensor, " operations"],
-        first: int | None = None,
-        x_hat: Float[Tensor, "b n d"] | None = None,
-        grid: Grid | None = None,
-    ) -> Float[Tensor, "b m d"]:
-        """Return what the operation with a weight returns, or zeros."""
-        chosen = weights.detach().nonzero().flatten().tolist()
-        if len(chosen) > 1:
-            return super().forward(x, weights, first, x_hat, grid)
-        for index, key in self.terms:
-            if [index] == chosen:
-                return weights[index].to(x.dtype) * self.operations[key](x, first, grid)
-        return torch.zeros_like(x[:, :first])
-
-
 class PartialEdge(MixedEdge):
     """Operations on the first of K parts of the channels; the rest passes by (PC-DARTS).
 
@@ -167,6 +146,10 @@ def edge_maker(
         return lambda operations, dim: PartialEdge(operations, dim, settings.partial)
     if settings.entangled:
         return EntangledEdge
-    if settings.mix == "uniform":
-        return PathEdge
-    return lambda operations, dim: MixedEdge(operations, dim, recompute)
+
+    def make(operations: Sequence[Operation], dim: int) -> MixedEdge:
+        edge = MixedEdge(operations, dim, recompute)
+        edge.sparse = settings.mix == "uniform"  # one random path a step
+        return edge
+
+    return make

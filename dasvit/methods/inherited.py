@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..relaxation import Candidates, Supernet
+from ..relaxation import Candidates, MixedEdge, Supernet
 from ..space import Genotype, SearchSpace
 from .sampling import evolution
 
@@ -47,21 +47,27 @@ def path_weights(genotype: Genotype, space: SearchSpace, candidates: Candidates)
 @torch.no_grad()
 def inherited_accuracy(supernet: Supernet, genotype: Genotype, batches: Batches) -> float:
     """Return the accuracy of an encoder with the weights that it has in the supernet, in evaluation mode."""
-    training = supernet.training
+    training, edges = supernet.training, [edge for edge in supernet.modules() if isinstance(edge, MixedEdge)]
+    sparse = [edge.sparse for edge in edges]
     supernet.eval()
+    for edge in edges:
+        edge.sparse = True  # all but the path weighs nothing
     weights = path_weights(genotype, supernet.space, supernet.candidates).to(supernet.alpha)
     try:
         right = [(supernet(x.to(weights.dtype), weights).argmax(1) == y).sum() for x, y in batches]
     finally:
         supernet.train(training)
+        for edge, before in zip(edges, sparse, strict=True):
+            edge.sparse = before
     return float(torch.stack(right).sum()) / sum(len(y) for _, y in batches)
 
 
 def search_paths(supernet: Supernet, batches: Batches, count: int, seed: int) -> Genotype:
     """Return the best of so many encoders with inherited weights, found by evolution (single path, Guo et al. 2020).
 
-    The paper's evolution crosses encoders over as well; here it is the regularised one of
-    :func:`~dasvit.methods.sampling.evolution` with the paper's population of 50, or a quarter of ``count``.
+    The paper's evolution keeps the ten best and makes half of each round of 50 by crossover; here it is the regularised
+    one of :func:`~dasvit.methods.sampling.evolution` with a population of 50, or a quarter of ``count``, and samples of
+    ten.
 
     Args:
         supernet: The supernet, trained by random paths.

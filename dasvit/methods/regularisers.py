@@ -11,17 +11,20 @@ from .settings import RelaxationSettings
 
 
 def zero_one(p: Float[Tensor, "edges operations"]) -> Float[Tensor, ""]:
-    """Return ``−mean((p − ½)²)`` of sigmoids: least where each is zero or one (FairDARTS)."""
+    """Return ``−mean((p − ½)²)`` of sigmoids: least where each is zero or one (FairDARTS, Chu et al. 2020)."""
     return -(p - 0.5).square().mean()
 
 
 def beta_decay(alpha: Float[Tensor, "edges operations"]) -> Float[Tensor, ""]:
-    """Return the mean over edges of ``log Σ_o exp(α_o)`` (β-DARTS)."""
+    """Return the mean over edges of ``log Σ_o exp(α_o)`` (β-DARTS, Ye et al. 2022)."""
     return alpha.logsumexp(dim=-1).mean()
 
 
 def anchor(alpha: Float[Tensor, "edges operations"]) -> Float[Tensor, ""]:
-    """Return ``Σ (c − 1)²`` for the concentrations c of α (DrNAS): the distance from the flat distribution."""
+    """Return ``Σ (c − 1)²`` for the concentrations c of α: the distance from the flat distribution.
+
+    The penalty of DrNAS (Chen et al. 2021). Where α is positive ``c − 1`` is α, and half the sum acts as weight decay.
+    """
     return (concentration(alpha) - 1).square().sum()
 
 

@@ -133,8 +133,8 @@ def evolution(
 ) -> Outcome:
     """Regularised evolution (Real et al. 2019): the best of a sample has a child by mutation, the oldest dies.
 
-    The paper's population is 100 with samples of 25; a search of some tens of trainings would be random with it, so
-    both are a fifth of that here.
+    AmoebaNet-A was found with a population of 100 and samples of 25 among 20,000 encoders (P and S of the paper); a
+    search of some tens of trainings would be random with it, so both are a fifth of that here.
 
     Args:
         space: The space.
@@ -164,8 +164,9 @@ def successive_halving(
 ) -> Outcome:
     """Train many encoders for few epochs and go on with the best third, until one is trained to the end.
 
-    Rounds of so many as can be afforded follow each other until the time is over (Li et al. 2017 with one bracket, as
-    Jamieson and Talwalkar 2016). A training that goes on is charged what is added.
+    Rounds of so many as can be afforded follow each other until the time is over. Jamieson and Talwalkar (2016) keep
+    the best half; a third, as here, is the usual η = 3 of Hyperband (Li et al. 2017), of which this is one bracket. A
+    training that goes on is charged what is added.
 
     Args:
         space: The space.

@@ -35,16 +35,26 @@ def code_cells(path):
 
 def toc_files():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    return [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    sections = [section["file"] for chapter in chapters for section in chapter.get("sections", [])]
+    return [toc["root"], *(chapter["file"] for chapter in chapters), *sections]
 
 
 def api_sections():
-    """Each module of the API page with the page that its section links to, if any."""
+    """Each module of the API pages with the page that its section links to, if any."""
     found = {}
-    for section in re.split(r"^## ", prose(BOOK / "api.md"), flags=re.MULTILINE)[1:]:
+    pages = "\n".join(prose(page) for page in sorted(BOOK.glob("api_*.md")))
+    for section in re.split(r"^## ", pages, flags=re.MULTILINE)[1:]:
         link = re.search(r"\{doc\}`(?:[^`<]*<)?(\w+)>?`", section)
         found |= dict.fromkeys(re.findall(r"automodule:: dasvit\.([\w.]+)", section), link and link[1])
     return found
+
+
+def test_chapters_are_numbered_as_their_files():
+    """Links and the prose name chapters by number: the numbered parts have them in order, and nothing else."""
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
+    numbered = [chapter["file"] for part in parts if part.get("numbered") for chapter in part["chapters"]]
+    assert numbered == [f"book/{path.stem}" for path in CHAPTERS if path.stem[0].isdigit()]
 
 
 def test_every_page_is_in_the_toc():

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import importlib.resources
 import os
 import re
 import shutil
@@ -14,6 +15,10 @@ import pytest
 from bs4 import BeautifulSoup
 
 import dasvit
+from dasvit.encoder import genotypes
+from dasvit.front import pareto
+from dasvit.landscape import load
+from dasvit.space import Genotype, Operation
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -29,6 +34,9 @@ FLAGS = [
 LOADING_TAGS = {"object": "data"} | dict.fromkeys(
     ["script", "img", "iframe", "source", "video", "audio", "embed"], "src"
 )
+AXE = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+SMALLEST = 9  # pixels, of any type on a phone
+LARGEST = 25e6  # bytes of the whole book
 BUILD = "from jupyter_book.cli.main import main; main()"
 
 
@@ -100,9 +108,23 @@ def test_images_have_alt_text(soups):
     assert bad == []
 
 
-def test_every_public_name_is_on_the_api_page(html, soups):
-    documented = {element["id"].rpartition(".")[2] for element in soups[html / "book" / "api.html"].select("[id]")}
-    assert [name for name in dasvit.__all__ if name not in documented and name != "__version__"] == []
+def test_every_public_name_is_on_an_api_page_with_its_source(html, soups):
+    pages = [soups[page] for page in sorted((html / "book").glob("api_*.html"))]
+    terms = {term["id"]: term for page in pages for term in page.select("dt.sig[id]")}
+    for name in set(dasvit.__all__) - {"__version__"}:
+        term = terms[f"{getattr(dasvit, name).__module__}.{name}"]
+        assert term.select("a[href*=_modules]"), name
+        assert soups[html / "book" / "api.html"].select(f'a[href$="{term["id"]}"]'), name
+
+
+def test_the_book_is_small(html):
+    assert sum(path.stat().st_size for path in html.rglob("*") if path.is_file()) < LARGEST
+
+
+def test_run_times_of_all_chapters_are_told(html, soups):
+    rows = soups[html / "book" / "status.html"].select("article table tbody tr")
+    chapters = {path.stem for path in (ROOT / "book").glob("*.ipynb")}
+    assert {row.td.text.strip().removeprefix("book/") for row in rows} == chapters
 
 
 def test_every_recorded_result_is_on_its_page(html, soups):
@@ -151,7 +173,50 @@ def context_of(browser, **settings):
     return context
 
 
-def complaints(context, base, name):
+MEASURES = """
+() => {
+  const shown = e => e.getClientRects().length && !e.closest("mjx-container, .visually-hidden, svg, script, style");
+  const types = [...document.querySelectorAll("article *")].filter(
+    e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && shown(e));
+  const figures = [...document.querySelectorAll("article img")].filter(shown);
+  return {
+    types: types.map(e => [parseFloat(getComputedStyle(e).fontSize), e.textContent.trim().slice(0, 40)]),
+    figures: figures.map(e => [e.getAttribute("src"), e.clientWidth]),
+    code: [...document.querySelectorAll("article .cell_input pre, article div[class*=highlight-] pre")]
+      .filter(e => shown(e) && e.scrollWidth > e.clientWidth).map(e => e.textContent.trim().slice(0, 60)),
+  };
+}
+"""
+
+
+def smallest_letter(path, width):
+    """Return the size in pixels of a figure's smallest text, where the figure is so many pixels wide; None without.
+
+    Matplotlib draws letters as paths of 100 units in height: each text scales them to its size.
+    """
+    svg = path.read_text(encoding="utf-8")
+    sizes = [float(size) for size in re.findall(r'<g (?:style="[^"]*" )?transform="[^"]*scale\(([\d.]+) -', svg)]
+    whole = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    return 100 * min(sizes) * width / whole if sizes else None
+
+
+def too_small(page, path):
+    """Return what on a page is set in smaller type than one can read."""
+    told = page.evaluate(MEASURES)
+    letters = [(smallest_letter(path.parent / src, width), src) for src, width in told["figures"] if ".svg" in src]
+    sizes = [(size, what) for size, what in (*told["types"], *letters) if size is not None]
+    return [f"{size:.1f} px: {what}" for size, what in sizes if size < SMALLEST]
+
+
+def barriers(page):
+    """Return what axe finds on a page; formulas are MathJax's, with a spoken text of their own."""
+    page.evaluate(AXE)
+    options = "{exclude: [['mjx-container']]}, {resultTypes: ['violations']}"
+    found = page.evaluate(f"axe.run({options}).then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))")
+    return [f"axe {rule}: {len(nodes)} times, {nodes[0]:.200}" for rule, nodes in found]
+
+
+def complaints(context, base, name, path):
     """Open one page and return all that is wrong with it."""
     page = context.new_page()
     log = []
@@ -176,7 +241,12 @@ def complaints(context, base, name):
         log.append("a broken image")
     if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
         log.append("scrolls sideways")
+    if page.viewport_size["width"] < 600:
+        log += too_small(page, path)
+    else:
+        log += [f"code is clipped: {text}" for text in page.evaluate(MEASURES)["code"]]
     log += page.evaluate("violations")
+    log += barriers(page)  # last: it adds a script of its own
     page.close()
     return log
 
@@ -204,6 +274,97 @@ def test_the_policy_leaves_the_page_its_functions(browser, base):
     if base.startswith("http"):  # it quotes from the pages, which a page on disk may not read
         page.locator("#search-results p.context").first.wait_for()
     assert page.evaluate("violations") == []
+    context.close()
+
+
+def chosen(page):
+    """The encoder that the explorer shows, from the words of its fields."""
+    wiring, *four = [page.locator(f"#explorer-{i} option:checked").inner_text() for i in range(5)]
+    sources = [["Eₗ₋₂", "Eₗ₋₁", "x₂"].index(word) for word in wiring.split(" and ")]
+    a, b, c, d = map(Operation.parse, four)
+    return Genotype((((0, a), (1, b)), ((sources[0], c), (sources[1], d))))
+
+
+def told(page, name):
+    """What the explorer says of its encoder."""
+    return page.locator(f".explorer dt:text-is('{name}') + dd").inner_text()
+
+
+def said(truth, genotype):
+    """What it ought to say of an encoder's accuracy, without the words behind it."""
+    answer = truth.query(genotype)
+    ends = (answer.mean + side * 1.96 * answer.standard_error for side in (-1, 1))
+    low, high = (f"{100 * end:.1f} %" for end in ends)
+    return f"{100 * answer.mean:.1f} % [{low}, {high}] " + ("measured" if answer.measured else "modelled")
+
+
+def nearly(text, expected):
+    """Whether two texts agree but for a last digit: the page has its numbers in ten thousandths."""
+    words, others = (re.split(r"(\d+\.\d)", t) for t in (text, expected))
+    numbers = zip(words[1::2], others[1::2], strict=True)
+    return words[::2] == others[::2] and all(abs(float(a) - float(b)) < 0.11 for a, b in numbers)
+
+
+def test_the_explorer_answers_to_the_keyboard(browser, base):
+    context, truth = context_of(browser), load("cifar10")
+    page = context.new_page()
+    page.goto(base + "book/explorer.html")
+    published = genotypes()["dasvit-cifar10"]
+    assert truth.number(chosen(page)) == truth.number(published)
+    assert nearly(told(page, "Test accuracy")[: len(said(truth, published))], said(truth, published))
+    page.locator("#explorer-1").focus()
+    page.keyboard.press("Home")
+    assert str(chosen(page).nodes[0][0][1]) == "skip"
+    expected = said(truth, chosen(page))
+    assert nearly(told(page, "Test accuracy")[: len(expected)], expected)
+    label = page.locator(".explorer svg").first.get_attribute("aria-label")
+    assert "skip from E l−2 to x2" in label
+    page.locator(".explorer .near button").nth(3).focus()
+    wanted = page.evaluate("document.activeElement.textContent")
+    page.keyboard.press("Enter")
+    assert f"{wanted} %" in told(page, "Test accuracy") or "measured" in told(page, "Test accuracy")
+    assert page.evaluate("document.activeElement.closest('.explorer .scroll') !== null")
+    page.locator(".explorer button", has_text="The best expected").press("Enter")
+    assert told(page, "Expected rank").startswith("1 of")
+    for i in range(1, 5):
+        page.locator(f"#explorer-{i}").select_option(label="skip")
+    assert "it sees no image" in told(page, "Test accuracy")
+    assert page.evaluate("violations") == []
+    context.close()
+
+
+def test_the_explorer_has_the_front(browser, base):
+    context = context_of(browser, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(base + "book/explorer.html")
+    shown = page.locator(".explorer .front tbody tr").all_inner_texts()
+    known = page.evaluate("landscape")
+    points = list(zip(known["macs"], known["mean"], strict=False))
+    best = sorted(point for point, on in zip(points, fast_front(points), strict=True) if on)
+    expected = [f"{macs / 1e6:.2f} M\t{mean / 100:.1f} %" for macs, mean in best]
+    assert len(shown) == len(expected) > 5
+    assert all(nearly(row.partition("\t")[2], text) for row, text in zip(shown, expected, strict=True))
+    context.close()
+
+
+def fast_front(points):
+    """As dasvit.front.pareto, asked only of the best of each cost."""
+    best = {cost: max(value for other, value in points if other == cost) for cost in {cost for cost, _ in points}}
+    kept = dict(zip(best.items(), pareto(list(best.items())), strict=True))
+    return [kept.get(point, False) for point in points]
+
+
+def test_a_printed_page_shows_what_folds_and_nothing_but_the_text(browser, html):
+    context = context_of(browser, viewport={"width": 700, "height": 900})
+    page = context.new_page()
+    page.goto((html / "book" / "01_vit.html").as_uri())
+    page.emulate_media(media="print")
+    solutions = page.locator(".solution .cell pre, .solution p:not(.admonition-title)")
+    assert solutions.count() > 3
+    assert page.evaluate("[...document.querySelectorAll('.solution > *')].every(e => e.offsetHeight > 0)")
+    for part in (".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article", ".copybtn", ".prev-next-area"):
+        assert not page.locator(part).first.is_visible(), part
+    assert page.evaluate(MEASURES)["code"] == []
     context.close()
 
 
@@ -239,7 +400,9 @@ def test_the_policy_stops_what_is_not_the_books(browser, base, attack):
 )
 def test_in_browser(browser, html, soups, base, scheme, width):
     context = context_of(browser, viewport={"width": width, "height": 844}, color_scheme=scheme)
-    names = [page.relative_to(html).as_posix() for page in soups]
-    found = {name: complaints(context, base, name) for name in names}
+    found = {}
+    for path in soups:
+        name = path.relative_to(html).as_posix()
+        found[name] = complaints(context, base, name, path)
     context.close()
     assert {name: log for name, log in found.items() if log} == {}
