@@ -68,6 +68,7 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
     "capture": True,
     "plan": True,
     "gpu_benchmarks": False,
+    "gpu_speed": False,
     "search": True,
     "memory_benchmark": False,
     "untrusted": False,

@@ -1,4 +1,4 @@
-"""AutoFormer's vision transformers: heads and MLP ratio layer by layer, 2-D relative position (chapters 8 and 9)."""
+"""AutoFormer's vision transformers: heads and MLP ratio layer by layer, 2-D relative position (chapters 8, 9; A26)."""
 
 from __future__ import annotations
 

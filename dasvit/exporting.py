@@ -1,4 +1,4 @@
-"""A trained network handed on: to timm, to the Hugging Face hub's layout, to ONNX (chapter 8)."""
+"""A trained network handed on: to timm, to the Hugging Face hub's layout, to ONNX (a model to use)."""
 
 from __future__ import annotations
 

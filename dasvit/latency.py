@@ -7,9 +7,11 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .costs import TABLE, Shape, operation_cost, trunk_cost
 from .data.sizes import ImageSize, pair
@@ -67,23 +69,14 @@ def measure(
     operations = [op for op in space.operations if op.spec.scale is None]
     drawn = [space.sample(random.Random(seed)) for seed in range(FITTED + checks)]
 
-    def network(genotype: Genotype) -> Callable[[], Any]:
-        model = build(genotype, **sizes).to(device).eval()
-        return lambda: model(images)
-
     genotypes = [_with_one(Operation("skip"), space, 0)]
     genotypes += [_with_one(op, space, node) for node in (0, space.nodes - 1) for op in operations]
-    measured = _timed([network(genotype) for genotype in genotypes + drawn], torch.device(device))
-    trunk, *rest = (each / batch_size for each in measured)
+    trunk, *rest = (each / batch_size for each in _timed(_calls(genotypes + drawn, images, **sizes), images.device))
     names, alone, whole = [str(op) for op in operations], rest[: 2 * len(operations)], rest[2 * len(operations) :]
     added = [max(0.0, each - trunk) / depth for each in alone]
 
-    def table(scale: float) -> dict[str, Any]:
-        elsewhere, last = ({"skip": 0.0} | {n: scale * t for n, t in zip(names, part, strict=True)} for part in parts)
-        told = {"format": TABLE, "tokens": shape.tokens, "dim": dim, "depth": depth, "factor": scale}
-        return told | {"seconds": {"trunk": trunk, **elsewhere}, "last": last}
-
-    parts = (added[: len(names)], added[len(names) :])
+    parts = [dict(zip(names, part, strict=True)) for part in (added[: len(names)], added[len(names) :])]
+    table = partial(_table, shape, trunk, *parts)
     before = json.dumps(table(1.0))
     found = table(factor([predict(g, shape, before, space) for g in drawn[:FITTED]], whole[:FITTED], trunk))
     text = json.dumps(found)
@@ -104,6 +97,25 @@ def factor(predicted: Sequence[float], measured: Sequence[float], trunk: float) 
     """
     ratios = [(m - trunk) / (p - trunk) for p, m in zip(predicted, measured, strict=True) if p > trunk]
     return max(0.0, statistics.median(ratios)) if ratios else 1.0
+
+
+def _calls(genotypes: Sequence[Genotype], images: Tensor, **sizes: Any) -> list[Callable[[], Any]]:
+    """Return what runs the network of each encoder on the images."""
+
+    def call(genotype: Genotype) -> Callable[[], Any]:
+        model = build(genotype, **sizes).to(images.device).eval()
+        return lambda: model(images)
+
+    return [call(genotype) for genotype in genotypes]
+
+
+def _table(
+    shape: Shape, trunk: float, elsewhere: dict[str, float], last: dict[str, float], scale: float
+) -> dict[str, Any]:
+    """Return what is written of the seconds that the operations add in the last node and elsewhere."""
+    told = {"format": TABLE, "tokens": shape.tokens, "dim": shape.dim, "depth": shape.depth, "factor": scale}
+    own, other = ({"skip": 0.0} | {name: scale * t for name, t in part.items()} for part in (last, elsewhere))
+    return told | {"seconds": {"trunk": trunk, **other}, "last": own}
 
 
 def _with_one(operation: Operation, space: SearchSpace, node: int) -> Genotype:

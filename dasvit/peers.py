@@ -1,4 +1,4 @@
-"""What a found encoder has to be compared with: published, random of equal size, plain transformer (chapter 7)."""
+"""What a found encoder has to be compared with: published, random of equal size, plain transformer (chapter 7; A40)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 import textwrap
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -61,6 +64,41 @@ def say(text: str) -> None:
 def percent(shares: Sequence[float]) -> str:
     """Return mean and standard deviation of at least two shares, in percent, e.g. ``"92.9 ± 1.1"``."""
     return f"{100 * mean(shares):.1f} ± {100 * stdev(shares):.1f}"
+
+
+def interval(value: float, low: float, high: float, digits: int = 2, scale: float = 1.0) -> str:
+    """Return a number with its interval, e.g. ``"+0.31 [+0.12, +0.48]"``; a dash if it is not a number."""
+    if math.isnan(value):
+        return "–"
+    middle, *ends = (f"{scale * number:+.{digits}f}" for number in (value, low, high))
+    return f"{middle} [{', '.join(ends)}]"
+
+
+def probability(p: float) -> str:
+    """Return a p value as a table shows it."""
+    return "&lt; 0.01" if p < 0.005 else f"{p:.2f}"
+
+
+def joined(names: Iterable[object], *, nothing: str = "none") -> str:
+    """Return names as a sentence lists them, e.g. ``"a, b and c"``."""
+    *most, last = [str(name) for name in names] or [nothing]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def spent(began: float) -> str:
+    """Return what a page has used so far, rounded, e.g. ``"50 seconds and 0.6 GB of memory"``.
+
+    Args:
+        began: ``time.perf_counter()`` when the page began.
+    """
+    seconds = time.perf_counter() - began
+    duration = f"{max(10, round(seconds, -1)):.0f} seconds" if seconds < 95 else f"{seconds / 60:.0f} minutes"
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return duration
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{duration} and {unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.1f} GB of memory"
 
 
 def table(

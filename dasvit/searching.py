@@ -239,11 +239,10 @@ def search(
             settings = replace(settings, joint=choose_joint(asked, number, candidates, images, fabric.device))
             stage = SearchStage(settings, number, candidates, halves, fabric, run, alpha, loss, objective)
             history += run_epochs(stage, run, state, progress=progress and fabric.is_global_zero)
-            supernet = stage.supernet
+            supernet, derived = stage.supernet, Genotype.from_json(history[-1]["genotype"])
             number, state = number + 1, None
             if number == len(settings.stages):
-                return SearchResult(Genotype.from_json(history[-1]["genotype"]), history, supernet)
-            derived = Genotype.from_json(history[-1]["genotype"])
+                return SearchResult(derived, history, supernet)
             candidates, alpha = _pruned(settings, number, supernet, candidates, derived, run)
 
 

@@ -1,4 +1,4 @@
-"""The published encoder as a model of timm and of the Hugging Face hub: ``dasvit_base_patch16_224`` (chapter 8).
+"""The published encoder as a model of timm and of the Hugging Face hub: ``dasvit_base_patch16_224`` (a model to use).
 
 ``import dasvit`` is enough: the model is registered as soon as both packages are loaded.
 """

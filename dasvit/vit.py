@@ -195,7 +195,7 @@ def weight_groups(network: VisionTransformer, weight_decay: float) -> list[dict[
     """Return the weights of a network for its optimiser: matrices decay; norms, biases, positions, class token do not.
 
     What asks for no gradient is left out. Decay pulls towards zero: a matrix towards a simpler map, a norm's scale or a
-    position towards nothing sensible.
+    position towards nothing sensible (ledger A36).
     """
     exempt = network.no_weight_decay()
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
@@ -244,7 +244,7 @@ def recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 def init_weights(model: VisionTransformer, init: str = "xavier") -> None:
     """Initialise in place: matrices by ``init``, biases zero, norms the identity, positions normal (0.02).
 
-    The paper names no initialisation (ledger). In an encoder without an identity path the differences between tokens
+    The paper names no initialisation (ledger A2). In an encoder without an identity path the differences between tokens
     rest on the matrices alone, and there the choice decides whether it trains.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The twelve networks of the paper's Table I, and what of its printed costs they account for (chapter 8)."""
+"""The twelve networks of the paper's Table I, and what of its printed costs they account for (chapter 8; A25)."""
 
 from __future__ import annotations
 

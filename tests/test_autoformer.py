@@ -13,7 +13,7 @@ PICKS = {
 
 
 @pytest.mark.parametrize("name", PICKS)
-def test_published_networks_have_their_size(name):
+def test_published_networks_have_their_size(name):  # ledger A26
     dim, heads, ratios, millions = PICKS[name]
     with torch.device("meta"):
         model = build_autoformer(dim, [*map(int, heads)], [*map(float, ratios.split())])
@@ -72,7 +72,7 @@ def test_as_one_attention_it_is_the_same_as_gathered(grid):
     torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-9)
 
 
-def test_the_mean_of_the_patches_is_classified():
+def test_the_mean_of_the_patches_is_classified():  # ledger A29
     model = build_autoformer(24, [1, 2], [2, 3.5], image_size=8, patch_size=2, num_classes=5, relative_position=False)
     images = torch.randn(2, 3, 8, 8)
     features = model.forward_features(images)

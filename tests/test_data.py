@@ -60,7 +60,7 @@ def test_seeds_are_checked(name):
         DataSettings(**{name: -1})
 
 
-def test_validation_images_are_set_apart(digits):
+def test_validation_images_are_set_apart(digits):  # ledger A42
     train, val = hold_out(digits.train, 0.1, seed=0)
     assert (len(train), len(val)) == (1294, 144)
     assert np.bincount(val.labels).min() >= 13
@@ -156,7 +156,7 @@ def test_cifar(tmp_path, monkeypatch, name, folder, files, key, count):
         load(name.lower(), image_size=32)
 
 
-def test_imagenet100_is_limited_to_the_list(tmp_path, monkeypatch):
+def test_imagenet100_is_limited_to_the_list(tmp_path, monkeypatch):  # ledger A24
     for part in ("train", "val"):
         fill(tmp_path / "imagenet" / part, ["n01", "n02", "n03"], 2)
     classes = tmp_path / "list.txt"

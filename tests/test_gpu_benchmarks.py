@@ -1,6 +1,5 @@
 """The GPU evidence, rehearsed: every step is stopped by its budget, continued, and writes what the book reads."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ import planned
 import pytest
 import torch
 from common import Budget, Rows, Step, waits
+from steps import full, script, stopped_and_continued
 
 from dasvit.engine.loop import Interrupted
 from dasvit.engine.runs import Run
@@ -29,27 +29,6 @@ pytestmark = pytest.mark.usefixtures("_unchecked")  # to look at the shape of ev
 
 ROOT = Path(__file__).resolve().parents[1]
 GENOTYPE = '{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}'
-
-
-def script(name):
-    """A step's module; by its path, since the folder above has a speed.py too."""
-    spec = importlib.util.spec_from_file_location(f"gpu_{name}", ROOT / "benchmarks" / "gpu" / f"{name}.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def stopped_and_continued(step):
-    """Run a step with no time at all, then with enough; return both files' contents."""
-    assert not replace(step, minutes=0.0).run()
-    first = json.loads(step.file.read_text())
-    (step.state.path / "seconds").write_text("1e6")  # as if it had worked that long
-    assert replace(step, minutes=10.0).run()
-    last = json.loads(step.file.read_text())
-    assert (first["complete"], last["complete"]) == (False, True)
-    assert first["rehearsal"]
-    assert last["provenance"]["wall_seconds"] >= 1e6
-    return first, last
 
 
 @pytest.fixture(autouse=True)
@@ -85,10 +64,6 @@ def test_memory(rehearsal, monkeypatch):
         settings = SearchSettings(dim=24, keep_ratio=1.0)
         row = module.weigh(way, settings, 0, (2, 4))
         assert row["batches"] == [{"batch": size, "out_of_memory": True} for size in (2, 4)]
-
-
-def full(*_):
-    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 @pytest.mark.parametrize("method", ["dasvit", "darts"])
@@ -166,42 +141,6 @@ def test_landscape(rehearsal, tmp_path):
     assert elsewhere.run()
     assert elsewhere.rows[:3] == table.rows[:3]
     assert len(elsewhere.rows) == 8
-
-
-def test_speed(rehearsal):
-    first, last = stopped_and_continued(script("speed").Speed(**rehearsal, rounds=1))
-    assert len(first["rows"]) <= 1  # the ceilings come first
-    ceilings, *timed, retrain, loader, dss = last["rows"]
-    for row in (*timed, retrain):
-        for way in row["ways"].values():
-            assert way["images_per_second"] == pytest.approx(last_images(row) / way["seconds"])
-            products = way["flops"] / ceilings["matmul_flops"]
-            assert way["share_of_matmul_peak"] == pytest.approx(products / way["seconds"])
-            assert way["floor_seconds"] > products  # the optimiser comes on top
-    for row in timed:
-        assert "nothing records here" in row["refused"]
-        assert row["ways"]["ours, joint and recorded"]["flops"] == row["ways"]["ours, joint"]["flops"]
-        assert row["ways"]["ours"]["flops"] < row["ways"]["ours, every token"]["flops"] < row["ways"]["plain"]["flops"]
-    assert loader["images_per_second"] > 0
-    assert dss["seconds"].keys() == {"paper", "released"}
-
-
-def test_floor_is_products_and_the_optimiser_at_the_ceilings():
-    floor = script("speed").floor
-    assert floor(6 * 10**12, 10**9, {"matmul_flops": 2e12, "copy_bytes": 1e9}) == 3 + 28
-
-
-def test_speed_says_what_does_not_fit():
-    def broken():
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    assert script("speed").if_it_fits(full) == {"out_of_memory": True}
-    with pytest.raises(RuntimeError, match="illegal"):
-        script("speed").if_it_fits(broken)
-
-
-def last_images(row):
-    return row["batch"] * (2 if row["name"].startswith("search") else 1)
 
 
 def test_book(rehearsal):

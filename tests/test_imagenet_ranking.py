@@ -47,7 +47,7 @@ def made(tmp_path_factory):
     return json.loads((path / "out.json").read_text())["spaces"]["autoformer-b"], top1, path
 
 
-def test_what_is_known_beyond_size_is_found(made):
+def test_what_is_known_beyond_size_is_found(made):  # ledger A48
     told, _, _ = made
     dss, released = told["scores"]["dss"], told["scores"]["dss-released"]
     assert dss["networks"] == COUNT

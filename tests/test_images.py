@@ -84,7 +84,7 @@ def test_without_augmentation_nothing_happens():
     assert distort(x, 8, Augmentation(), generator()) is x
 
 
-def test_shift_moves_by_whole_pixels_and_fills_with_the_mean():
+def test_shift_moves_by_whole_pixels_and_fills_with_the_mean():  # ledger A23
     x = torch.randn(64, 1, 8, 8)
     y = distort(x, 8, Augmentation(shift=0.25), generator())
     moves = set()
@@ -192,7 +192,7 @@ def test_images_of_another_shape_are_not_distorted_unasked(height, width):
     assert x.shape == (4, 1, 2 * height, 2 * width)
 
 
-def test_files_of_any_shape_are_cut_or_stretched_as_is_said(tmp_path):
+def test_files_of_any_shape_are_cut_or_stretched_as_is_said(tmp_path):  # ledger A32
     image = Image.new("RGB", (40, 10), "black")
     image.paste("white", (10, 0, 30, 10))  # the middle half
     image.save(tmp_path / "a.png")

@@ -167,7 +167,7 @@ def test_a_second_signal_acts_as_usual():
     assert seen == [[], ["usual"]]
 
 
-def test_cosine_schedule_by_hand():
+def test_cosine_schedule_by_hand():  # ledger A33
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     schedule = cosine_schedule(optimizer, 13, warmup=3)
     rates = []
@@ -181,7 +181,7 @@ def test_cosine_schedule_by_hand():
     assert json.dumps(schedule.state_dict())
 
 
-def test_hardware():
+def test_hardware():  # ledger A39
     assert make_fabric(Hardware("cpu")).device.type == "cpu"
     assert make_fabric(Hardware("cpu", "64-true"))._precision.precision == "64-true"
     if not torch.cuda.is_available():

@@ -12,7 +12,7 @@ SETTINGS = RetrainSettings(dim=24, depth=2)
 FOUND = Genotype.from_json('{"format": 1, "nodes": [[[0, "msa:12"], [1, "mlp:0.5"]], [[0, "mlp:1"], [1, "mlp:2"]]]}')
 
 
-def test_peers_differ_in_the_architecture_alone(few_digits):
+def test_peers_differ_in_the_architecture_alone(few_digits):  # ledger A40
     got = peers(FOUND, SETTINGS, few_digits.train, count=3)
     assert list(got) == ["found", "published", "random-0", "random-1", "random-2", "vit"]
     for settings in got.values():
@@ -44,7 +44,7 @@ def size(genotype, dim):
     return sum(sizes[operation.kind](operation.size) for _, operation in genotype.edges)
 
 
-def test_random_peers_are_different_functions_with_attention_and_none_is_the_found_one(few_digits):
+def test_random_peers_are_different_functions_with_attention_and_none_is_the_found_one(few_digits):  # ledger A40
     space = SearchSpace(heads=(4, 12), mlp_ratios=(1,))
     nodes = '[[[0, "mlp:1"], [1, "mlp:1"]], [[0, "msa:12"], [1, "mlp:1"]]]'
     found = Genotype.from_json(f'{{"format": 1, "nodes": {nodes}}}')

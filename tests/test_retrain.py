@@ -33,7 +33,7 @@ def test_training_learns(digits):
     assert result.accuracy == evaluate(result.model, digits.test, 8)
 
 
-def test_the_test_images_are_looked_at_once_at_the_end(few_digits, monkeypatch):
+def test_the_test_images_are_looked_at_once_at_the_end(few_digits, monkeypatch):  # ledger A42
     seen, classify = [], module.classify
 
     def noting(model, images, *how):
@@ -53,7 +53,7 @@ def test_the_test_images_are_looked_at_once_at_the_end(few_digits, monkeypatch):
     assert len(seen) == QUICK.epochs + 3
 
 
-def test_weights_and_order_have_seeds_of_their_own(few_digits):
+def test_weights_and_order_have_seeds_of_their_own(few_digits):  # ledger A43
     def first(**seeds):
         job = Retraining(replace(QUICK, **seeds), few_digits.train, make_fabric(QUICK.hardware))
         return job.network.head.weight.clone(), next(job.images.batches(50, image_size=8, seed=order_seed(job)))[1]
@@ -69,7 +69,7 @@ def test_weights_and_order_have_seeds_of_their_own(few_digits):
 
 
 @pytest.mark.parametrize("genotype", ["dasvit-cifar10", "vit_b16"])
-def test_matrices_decay_and_nothing_else(few_digits, genotype):
+def test_matrices_decay_and_nothing_else(few_digits, genotype):  # ledger A36
     job = Retraining(replace(QUICK, genotype=genotype), few_digits.train, make_fabric(QUICK.hardware))
     decay = {p: group["weight_decay"] for group in job.optimizer.param_groups for p in group["params"]}
     for name, parameter in job.network.named_parameters():

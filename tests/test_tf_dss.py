@@ -34,7 +34,7 @@ def network(request):
 
 
 @pytest.mark.parametrize("mode", ["paper", "released"])
-def test_equals_the_plain_way(network, mode):
+def test_equals_the_plain_way(network, mode):  # ledger A27, A28
     state = {name: value.clone() for name, value in network.state_dict().items()}
     score = dss(network, 32, mode)
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
@@ -102,7 +102,7 @@ def names_by_role(model, size=224):
     return found, pairs
 
 
-def test_roles_in_networks_of_timm():
+def test_roles_in_networks_of_timm():  # ledger A28
     found, pairs = names_by_role(timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=192))
     assert found["classifier"] == ["head.weight"]
     assert found["mlp"] == [f"blocks.{i}.mlp.fc{j}.weight" for i in (0, 1) for j in (1, 2)]

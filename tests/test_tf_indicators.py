@@ -103,7 +103,7 @@ def test_synflow_of_a_network_with_running_statistics():
     assert normed[1].running_var.dtype == torch.float32
 
 
-def test_naswot_counts_agreements(probe):
+def test_naswot_counts_agreements(probe):  # ledger A30
     model = build("vit_b16", dim=24, depth=1, **SMALL).double()
     hidden = []
     hook = model.layers[0].mlp.fc1.register_forward_hook(lambda *args: hidden.append(args[2]))
@@ -117,7 +117,7 @@ def test_naswot_counts_agreements(probe):
         score(model, "naswot", twins)
 
 
-def test_te(model, probe):
+def test_te(model, probe):  # ledger A30
     found = score(model, "te", probe)
     rows = []
     for image in probe.images:

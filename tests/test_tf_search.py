@@ -24,7 +24,7 @@ def settings(samples=6, **more):
     return TFSearchSettings(**QUICK | {"samples": samples} | more)
 
 
-def test_draws_are_distinct_and_within_the_window():
+def test_draws_are_distinct_and_within_the_window():  # ledger A29
     small = settings(200, min_params=0.05, max_params=0.1)
     numbers = draw(small)
     assert len(set(numbers)) == 200

@@ -50,7 +50,7 @@ def test_parameters_are_counted_without_building(name):
         assert space.parameters(number, shape) == sum(p.numel() for p in model.parameters())
 
 
-def test_networks_share_their_weights():
+def test_networks_share_their_weights():  # ledger A29
     space = AutoFormerSpace((8, 16), (1, 2), (1, 2), (1, 2), head_dim=4)
     small = space.build(space.number(Candidate(8, (1,), (1,))), XS).state_dict()
     large = space.build(space.number(Candidate(16, (2, 1), (2, 1))), XS).state_dict()
@@ -80,7 +80,7 @@ def test_our_space():
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_our_space_is_drawn_by_function():
+def test_our_space_is_drawn_by_function():  # ledger A29
     space = DasvitSpace(SearchSpace(heads=(4,), mlp_ratios=()))
     assert (len(space), space.count_functions()) == (48, 41)
     rng = random.Random(0)

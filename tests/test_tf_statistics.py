@@ -38,7 +38,7 @@ def test_kendall(numbers):
     assert narrow.high - narrow.low < (found.high - found.low) / 2
 
 
-def test_what_only_size_explains_vanishes_given_size(numbers):
+def test_what_only_size_explains_vanishes_given_size(numbers):  # ledger A31
     x, y, size = numbers
     found = partial_spearman(x, y, size)
     ranks = [stats.rankdata(v) for v in (x, y, size)]

@@ -86,7 +86,7 @@ def test_without_positions_the_order_of_patches_does_not_matter():
     torch.testing.assert_close(model(images), model(rolled))
 
 
-def test_init_keeps_the_scale_of_xavier_for_each_of_q_k_v():
+def test_init_keeps_the_scale_of_xavier_for_each_of_q_k_v():  # ledger A2
     model = plain(dim=96, depth=1, heads=4, image_size=8, patch_size=2)
     bound = (6 / (96 + 96)) ** 0.5
     for matrix in model.layers[0].attn.qkv.weight.chunk(3):

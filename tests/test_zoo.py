@@ -22,7 +22,7 @@ def audited():
 
 
 @pytest.mark.parametrize("name", TABLE_1)
-def test_every_row_and_size_of_the_classifier(audited, name):
+def test_every_row_and_size_of_the_classifier(audited, name):  # ledger A25
     row, width = audited[name], WIDTHS[name]
     assert [c.num_classes for c in row.counts] == list(HEAD_SIZES)
     first = row.counts[0]
@@ -39,7 +39,7 @@ def test_every_row_and_size_of_the_classifier(audited, name):
     assert counter.get_total_flops() == 2 * row.counts[-1].macs["A"]
 
 
-def test_where_the_printed_figures_come_from(audited):
+def test_where_the_printed_figures_come_from(audited):  # ledger A1, A25, A26
     for row in audited.values():
         by_parameters = [c.num_classes for c in row.counts if f"{c.parameters / 1e6:.1f}" == row.printed_parameters]
         assert row.parameters_from == by_parameters

@@ -73,6 +73,7 @@ class Gate(Step):
 def agreement(device: torch.device) -> dict[str, Any]:
     """Return the largest relative errors of logits and gradients on a device against the CPU's, float32, both ways."""
     worst: dict[str, float] = {}
+    torch.backends.cudnn.allow_tf32 = False  # by default the convolution that embeds patches is in TF32
     for joint in (False, True):
         settings = SearchSettings(dim=96, image_size=32, patch_size=4, stages=((2, 8, 1),))
         candidates = survivors(settings.space, 8)
@@ -93,6 +94,7 @@ def agreement(device: torch.device) -> dict[str, Any]:
             error = float((one - other).norm()) / max(float(one.norm()), least)
             kind = ("joint " if joint else "") + ("logits" if name == "logits" else "gradients")
             worst[kind] = max(worst.get(kind, 0.0), error)
+    torch.backends.cudnn.allow_tf32 = True
     return {"relative_errors": worst, "passed": max(worst.values()) <= AGREES}
 
 
@@ -178,6 +180,7 @@ def hardware_told() -> dict[str, Any]:
     return {
         "cudnn": torch.backends.cudnn.version(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
         "capability": torch.cuda.get_device_capability(),
     }
 

@@ -66,8 +66,8 @@ class Memory(Step):
     def result(self) -> dict[str, Any]:
         """Return the rows."""
         total = torch.cuda.get_device_properties(0).total_memory if self.device.type == "cuda" else None
-        tf32 = torch.backends.cuda.matmul.allow_tf32  # of the rows in float32
-        return {"seed": 0, "device_bytes": total, "tf32": tf32, "rows": Rows(self.state).rows}
+        tf32 = {"tf32": torch.backends.cuda.matmul.allow_tf32, "tf32_convolutions": torch.backends.cudnn.allow_tf32}
+        return {"seed": 0, "device_bytes": total, **tf32, "rows": Rows(self.state).rows}
 
 
 def tell(way: Way, settings: SearchSettings, number: int) -> dict[str, Any]:

@@ -81,8 +81,8 @@ class Speed(Step):
 
     def result(self) -> dict[str, Any]:
         """Return the rows."""
-        tf32 = torch.backends.cuda.matmul.allow_tf32
-        return {"seed": 0, "rounds": self.rounds, "tf32": tf32, "rows": Rows(self.state).rows}
+        tf32 = {"tf32": torch.backends.cuda.matmul.allow_tf32, "tf32_convolutions": torch.backends.cudnn.allow_tf32}
+        return {"seed": 0, "rounds": self.rounds, **tf32, "rows": Rows(self.state).rows}
 
     def search_rows(self, settings: SearchSettings, number: int) -> dict[str, Any]:
         """Time one stage: the plain way in float32 and bf16; ours with all tokens, with some, recomputed, joint."""

@@ -1,4 +1,4 @@
-"""Sets of images: held as bytes on the device, or decoded as they are needed; augmented in batches (chapter 6)."""
+"""Sets of images: held as bytes on the device, or decoded as they are needed; augmented in batches (chapter 7; A23)."""
 
 from __future__ import annotations
 

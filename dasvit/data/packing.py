@@ -1,4 +1,4 @@
-"""A folder of images as one small file, to be carried to another machine: ``packed:FILE`` (chapter 6).
+"""A folder of images as one small file, to be carried to another machine: ``packed:FILE`` (chapter 7).
 
 The images stay as they are, byte for byte; put behind one another they are compressed once, since small ones have most
 of their bytes in common. Nothing in the file is executed when it is read.

@@ -1,4 +1,4 @@
-"""Where images come from: digits (embedded), CIFAR, ImageNet-100, any folder of images (chapter 6)."""
+"""Where images come from: digits (embedded), CIFAR, ImageNet-100, any folder of images (chapter 7; ledger A24, A42)."""
 
 from __future__ import annotations
 

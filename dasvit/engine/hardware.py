@@ -1,4 +1,4 @@
-"""Where and how exactly to compute: device, precision, processes; and what it took."""
+"""Where and how exactly to compute: device, precision (ledger A39), processes; and what it took."""
 
 from __future__ import annotations
 

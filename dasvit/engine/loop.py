@@ -311,7 +311,7 @@ def _line(job: Job, epoch: int, row: Mapping[str, Any]) -> str:
 
 
 def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0) -> LambdaLR:
-    """Return a schedule over ``steps`` steps: linear over ``warmup``, one step above zero first, then a half cosine."""
+    """Return a schedule over ``steps`` steps: linear over ``warmup`` from one step above zero (A33), then cosine."""
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -1,4 +1,4 @@
-"""Seeds that never meet: one for each use, derived from the one that a user gives (chapter 6)."""
+"""Seeds that never meet: one for each use, derived from the one that a user gives (chapters 6 and 7; ledger A43)."""
 
 from __future__ import annotations
 

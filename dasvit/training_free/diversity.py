@@ -1,4 +1,4 @@
-"""The DSS indicator of TF-TAS: synaptic diversity of attention plus synaptic saliency of MLPs (chapter 9)."""
+"""The DSS indicator of TF-TAS: synaptic diversity of attention plus synaptic saliency of MLPs (chapter 9; A27, A28)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Indicators that rank untrained networks: each one function of a model and a probe (chapter 9)."""
+"""Indicators that rank untrained networks: each one function of a model and a probe (chapter 9; ledger A30)."""
 
 from __future__ import annotations
 

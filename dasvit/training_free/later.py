@@ -1,4 +1,4 @@
-"""Indicators that were proposed after TF-TAS: ZiCo, MeCo, AZ-NAS and Auto-Prox, read on a transformer (chapter 9)."""
+"""Indicators that are younger than TF-TAS: ZiCo, MeCo, AZ-NAS, Auto-Prox, read on a transformer (chapter 9; A30)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which linear layer of a transformer does what, found by following the data (chapter 9).
+"""Which linear layer of a transformer does what, found by following the data (chapter 9; ledger A28).
 
 A layer's role is where its output goes: what is multiplied with another activation are queries, keys or values; what
 reads that product is the output projection; what makes the logits is the classifier; the rest belongs to MLPs. No name

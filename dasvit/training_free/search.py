@@ -1,4 +1,4 @@
-"""Search without training: draw networks, score them on many processors, keep what was found (chapter 9)."""
+"""Search without training: draw networks, score them on many processors, keep what was found (chapter 9; A29)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spaces whose networks are ranked without training: AutoFormer's T, S and B, small ones, and ours (chapter 9)."""
+"""Spaces whose networks are ranked without training: AutoFormer's T, S and B, small ones, and ours (chapter 9; A29)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a score is worth: rank correlation with its uncertainty, and what of it is more than size (chapter 9)."""
+"""What a score is worth: rank correlation with its uncertainty, and what of it is more than size (chapter 9; A31)."""
 
 from __future__ import annotations
 
