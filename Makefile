@@ -27,7 +27,7 @@ GPU_FLAGS ?=
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 
-.PHONY: book pdf check test oldest newest fuzz soak gpu lint format clean
+.PHONY: book readme pdf check test oldest newest fuzz soak gpu lint format clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -36,6 +36,10 @@ book: $(VENV)/.stamp
 	$(PYTEST) book/
 	$(BIN)/jupyter-book build -W -n --keep-going --all .
 	@echo "Open $(CURDIR)/_build/html/index.html"
+
+# The findings and the picture in the README, after a result is recorded anew.
+readme: $(VENV)/.stamp
+	$(BIN)/python book/_ext/readme.py
 
 # The same on paper: all pages in one, printed by Chromium.
 pdf: $(VENV)/.stamp

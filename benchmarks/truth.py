@@ -1,4 +1,4 @@
-"""The networks of AutoFormer's spaces whose ImageNet accuracies others have published, in which order to score them.
+"""The networks of AutoFormer's spaces whose ImageNet accuracies others have published (A48), in the order of scoring.
 
 The file is not part of this repository: one JSON object a line with ``space`` (tiny, small, base), ``dim``, ``depth``,
 ``num_heads``, ``mlp_ratios``, ``top1`` (percent), ``params_millions``, ``flops_millions``. The figures were published

@@ -68,7 +68,7 @@ class Fairness:
         self._types = {t: kind_mask(candidates, *kinds).to(device) for t, kinds in types.items()}
 
     def skip_term(self, p: Float[Tensor, "edges operations"]) -> Float[Tensor, ""]:
-        """Return ``R_skip``, Eq. (16): the mean weight of all skip-connects still in play (0 when none is)."""
+        """Return ``R_skip``, Eq. (16): the mean weight of all skip-connects still in play (0 when none is; A49)."""
         return (p * self._skip).sum() / self._skips
 
     def type_weights(self, p: Float[Tensor, "edges operations"]) -> dict[str, Tensor]:

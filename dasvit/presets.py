@@ -1,4 +1,4 @@
-"""Settings by name: ``tiny`` (digits, a minute), ``small`` (32 px images), ``paper`` (Section IV-A)."""
+"""Settings by name: ``tiny`` (digits, a minute), ``small`` (32 px images), ``paper`` (Section IV-A; ledger A46)."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class Supernet(VisionTransformer):
         self.dim, self.settings = dim, {"depth": depth, **settings}
         self.relaxation = relaxation or RelaxationSettings()
         columns = len(candidates[0]) + (self.relaxation.partial > 1)  # the last one is that of the edges
-        self.alpha = nn.Parameter(1e-3 * torch.randn(len(candidates), columns))
+        self.alpha = nn.Parameter(1e-3 * torch.randn(len(candidates), columns))  # ledger A50
 
     @property
     def network_parameters(self) -> list[nn.Parameter]:

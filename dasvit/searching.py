@@ -260,7 +260,7 @@ def _pruned(
     derived: Genotype,
     run: Run | None,
 ) -> tuple[Candidates, Tensor | None]:
-    """Return what a stage begins with, the operations that survive and their α if it is carried on, and keep both.
+    """Return what a stage begins with, the operations that survive and their α if it is carried on (A51); keep both.
 
     Where the encoder has to meet conditions, the one ``derived`` so far survives, so that they can still be met.
     """

@@ -1,4 +1,4 @@
-"""The trunk that the baseline, every derived network and the supernet share (chapter 1).
+"""The trunk that the baseline, every derived network and the supernet share (chapter 1; ledger A1).
 
 ``VisionTransformer`` embeds an image, runs a stack of encoder layers and classifies. An encoder layer is any
 module called as ``layer(x_prev_prev, x_prev) -> x``: it sees the outputs of the two layers before it.

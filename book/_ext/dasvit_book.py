@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import shutil
@@ -16,6 +17,7 @@ from accessible import mend
 from bookcache import cache_path, fingerprint
 from docutils import nodes
 from docutils.statemachine import StringList
+from evidence import numbers
 from explorer import write
 from launch import add_links
 from policy import protect
@@ -170,6 +172,14 @@ class Generated(SphinxDirective):
         return [found]
 
 
+def _number(name, rawtext, text, lineno, inliner, options=None, content=None):
+    """A number by its name in :mod:`evidence`, so that no page types it."""
+    env = inliner.document.settings.env
+    for path in results():
+        env.note_dependency(str(path))
+    return [nodes.Text(str(_known()[text]))], []
+
+
 def generated(lines: Callable[..., list[str]], sources: Callable[[], Iterable[Path]], *classes: str):
     """Return a directive of the lines that a function makes of its argument."""
     content = {"lines": staticmethod(lines), "sources": staticmethod(sources), "classes": list(classes)}
@@ -188,6 +198,11 @@ DIRECTIVES = {
 }
 
 
+@functools.cache
+def _known():
+    return numbers()
+
+
 def _keep_colons(self):
     """Napoleon takes what precedes a colon in an attribute's docstring for its type; here it is prose."""
     return "", self._dedent(self._consume_to_end())
@@ -197,6 +212,7 @@ def setup(app):
     GoogleDocstring._consume_inline_attribute = _keep_colons
     for name, directive in DIRECTIVES.items():
         app.add_directive(name, directive)
+    app.add_role("number", _number)
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
     app.connect("env-check-consistency", _number_as_the_paper)

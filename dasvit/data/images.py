@@ -112,7 +112,7 @@ class FileImages:
 
 
 def fitted(image: Image.Image, size: ImageSize, fit: Fit = "crop") -> UInt8[Tensor, "3 h w"]:
-    """Return an image at a size: resized to cover it and cut at the centre, or stretched.
+    """Return an image at a size: resized to cover it and cut at the centre, or stretched (ledger A32).
 
     Args:
         image: In three channels.
@@ -349,7 +349,7 @@ def _generator(*key: int) -> torch.Generator:
 
 
 def resize(x: Float[Tensor, "b c h w"], size: ImageSize) -> Float[Tensor, "b c h2 w2"]:
-    """Resize images, bilinear, smoothed where they shrink."""
+    """Resize images, bilinear, smoothed where they shrink (ledger A52)."""
     if tuple(x.shape[-2:]) == pair(size):
         return x
     return F.interpolate(x, size=pair(size), mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""Many networks trained at once: those with one operation on one edge share its products.
+"""Many networks trained at once: those with one operation on one edge share its products (chapter 11).
 
 A step of one small network starts hundreds of kernels that hardly occupy a GPU. Networks of one wiring differ only by
 what is on their edges, so on each edge those with one operation are computed as one, their weights stacked.

@@ -1,4 +1,4 @@
-"""One training of a landscape, or a bank of them at once, and what is told of it."""
+"""One training of a landscape, or a bank of them at once, and what is told of it (chapter 11)."""
 
 from __future__ import annotations
 

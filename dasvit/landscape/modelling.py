@@ -1,4 +1,4 @@
-"""What a landscape knows of encoders that were not trained: effects of operations, alone and in pairs.
+"""What a landscape knows of encoders that were not trained: effects of operations, alone and in pairs (chapter 11).
 
 A network's true value is ``μ + Σ a(edge, operation) + Σ b(edge, operation, edge', operation') + r(network)``; the
 effects a, b and r are normal around zero. Their three variances are those that make the measured values most likely.

@@ -1,4 +1,4 @@
-"""Which encoders a landscape trains, and by which recipe."""
+"""Which encoders a landscape trains, and by which recipe (chapter 11; ledger A40, A46)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainings of a landscape as one file, and what it answers."""
+"""The trainings of a landscape as one file, and what it answers (chapter 11)."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ class Landscape:
 
 
 def load(name: str | Path) -> Landscape:
-    """Return a landscape: a recorded one by its name, or from a file.
+    """Return a landscape: a recorded one by its name (its images are those of ledger A47), or from a file.
 
     Raises:
         ValueError: If there is no such name, or the file holds no landscape.

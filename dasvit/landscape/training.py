@@ -1,4 +1,4 @@
-"""Encoders of a space trained, in processes, on a cluster, or many at once on a GPU."""
+"""Encoders of a space trained, in processes, on a cluster, or many at once on a GPU (chapter 11)."""
 
 from __future__ import annotations
 

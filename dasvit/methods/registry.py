@@ -2,7 +2,7 @@
 
 What a paper gives is written in its row, and its ``values`` say where that was read: in the paper, or in the program
 that its authors published (whose name on GitHub is given). What a paper does not give, or gives for networks of another
-kind, such as learning rates, stays as it is in the settings: nothing is tuned for one method alone.
+kind, such as learning rates (ledger A22), stays as it is in the settings: nothing is tuned for one method alone.
 """
 
 from __future__ import annotations

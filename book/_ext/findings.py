@@ -1,0 +1,100 @@
+"""What the book found, in sentences that the recorded results choose and fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from evidence import Numbers, Range
+
+CHANCE = 50  # percent of the space that a random encoder is better than, on average
+
+
+def against(gap: Range, what: str) -> str:
+    """Return in words how a difference stands to zero."""
+    return f"above {what}" if gap.low > 0 else f"below {what}" if gap.high < 0 else f"not to be told from {what}"
+
+
+def _search(n: Numbers) -> str:
+    images = {"digits": n["digits_random"], "CIFAR-10": n["cifar_random"]}
+    paid = " and ".join(name for name, gain in images.items() if gain.low > 0)
+    head = f"The search paid on {paid}." if paid else "The search did not pay at our scale."
+    return (
+        f"**{head}** Top-1 of the encoders found less that of random encoders of their size, with 95 % intervals: "
+        "{digits_random} points on digits, {cifar_random} on CIFAR-10; less that of a plain ViT of their size: "
+        "{digits_gain} and {cifar_gain}."
+    )
+
+
+def _landscape(n: Numbers) -> str:
+    mean = n["landscape_searched"]
+    stands = against(mean._replace(low=mean.low - CHANCE, high=mean.high - CHANCE), "a random draw")
+    return (
+        "**{landscape_encoders} of {landscape_functions} encoders are trained alike on CIFAR-10.** Those that our "
+        "searches found are better than {landscape_searched} % of the space on average, "
+        f"{stands}; "
+        "the published one is better than {landscape_published} %. One training of an encoder is "
+        "{landscape_reliability} reliable."
+    )
+
+
+def _counting(n: Numbers) -> str:
+    return (
+        "**Table I probably mixes two ways of counting.** For our reconstruction no single one gives the printed "
+        "{vit_printed} and {dasvit_printed} GFLOPs. With every matrix product counted it is {vit_macs} and "
+        "{dasvit_macs}, {macs_saved} % less, and DASViT classifies {faster_than_vit} times as many images a second on "
+        "one CPU thread. The {parameters_saved} % fewer parameters are as printed."
+    )
+
+
+def _memory(n: Numbers) -> str:
+    head = "The search fits a card of 24 GB" if n["ours_fits"] else "The search does not fit a card of 24 GB"
+    plain = "plain DARTS fits, too" if n["plain_fits"] else "plain DARTS does not"
+    return (
+        f"**{head}, {plain}.** "
+        "With 6 layers and a batch of 64 they need {ours_gigabytes} and {plain_gigabytes} GB; {half_tokens_gigabytes} "
+        "with half of the tokens and operations computed again (counted, not measured)."
+    )
+
+
+def _skips(n: Numbers) -> str:
+    head = "Skip-connections take over" if 2 * n["skips"] > n["edges"] else "Skip-connections do not take over"
+    return (
+        f"**{head} under the fairness term.** "
+        "{skips} of the {edges} edges that {searches} searches chose are skips, and {without_attention} of the "
+        "encoders lack attention."
+    )
+
+
+def _scores(n: Numbers) -> str:
+    more = " and ".join(n["imagenet_adds"])
+    head = f"more than size in {more}" if more else "no more than size"
+    return (
+        f"**A score without training tells {head}.** "
+        "Among AutoFormer's networks T, S and B on ImageNet, Kendall's τ of DSS with accuracy is {imagenet_dss} "
+        "({imagenet_networks} networks each), that of the parameter count {imagenet_params}; given size, Spearman's "
+        "ρ of DSS is {imagenet_given}. On our small networks τ is {dss_digits} and {dss_cifar10}. It is quick: 8,000 "
+        "networks of T take {tf_minutes} minutes of one CPU thread."
+    )
+
+
+def _gpu(n: Numbers) -> str:
+    steps = ", ".join(name for name in n["on_gpu"] if name != "planned")
+    head = f"Measured on a GPU: {steps}." if steps else "Nothing has been measured on a GPU yet."
+    return f"**{head}** What {'else ' * bool(steps)}the paper claims at 224 pixels is open; the commands are ready."
+
+
+FINDINGS: dict[str, Callable[[Numbers], str]] = {
+    "07_retraining": _search,
+    "11_landscape": _landscape,
+    "08_table1": _counting,
+    "09_training_free": _scores,
+    "04_token_selection": _memory,
+    "05_fairness": _skips,
+    "10_claims": _gpu,
+}
+"""Each by the page that has more of it, the most important first."""
+
+
+def findings(known: Numbers) -> dict[str, str]:
+    """Return a sentence or two for each page that found something, from :func:`evidence.numbers`."""
+    return {page: find(known).format(**known) for page, find in FINDINGS.items()}
