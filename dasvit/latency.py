@@ -75,8 +75,8 @@ def measure(
     names, alone, whole = [str(op) for op in operations], rest[: 2 * len(operations)], rest[2 * len(operations) :]
     added = [max(0.0, each - trunk) / depth for each in alone]
 
-    parts = [dict(zip(names, part, strict=True)) for part in (added[: len(names)], added[len(names) :])]
-    table = partial(_table, shape, trunk, *parts)
+    elsewhere, last = (dict(zip(names, part, strict=True)) for part in (added[: len(names)], added[len(names) :]))
+    table = partial(_table, shape, trunk, elsewhere, last)
     before = json.dumps(table(1.0))
     found = table(factor([predict(g, shape, before, space) for g in drawn[:FITTED]], whole[:FITTED], trunk))
     text = json.dumps(found)
