@@ -108,12 +108,12 @@ def searched(work: Work, method: str, seed: int) -> dict[str, Any]:
     """Search with a method of the registry; return what is known then. A search that fails is told as it failed."""
     settings = METHODS[method](replace(work.find, seed=seed))
     train, _ = set_apart(work.landscape.recipe, images_of(work.landscape.recipe).train)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         result = search(settings, train)
     except RunFailedError as error:
-        return {"failed": str(error), "seconds": time.perf_counter() - start}
-    found: dict[str, Any] = {"genotype": result.genotype.to_json(), "seconds": time.perf_counter() - start}
+        return {"failed": str(error), "seconds": time.process_time() - start}
+    found: dict[str, Any] = {"genotype": result.genotype.to_json(), "seconds": time.process_time() - start}
     found["last"] = [{name: row[name] for name in LOGGED} for row in result.history[-2:]]
     found["epochs"] = len(result.history)
     if work.args.table.is_file():
@@ -149,14 +149,14 @@ def scored(work: Work, method: str, seed: int) -> dict[str, Any]:
     recipe, train = work.landscape.recipe, images_of(work.landscape.recipe).train
 
     def score(genotype: Genotype) -> tuple[float, float]:
-        start = time.perf_counter()
+        start = time.process_time()
         torch.manual_seed(derive(seed, "scored", work.landscape.space.number(genotype)))
         network = make_network(replace(recipe, genotype=genotype.to_json()), train)
         if method == "largest":
             value = float(complexity(network.eval(), recipe.image_size).parameters)
         else:
             value = dss(network, recipe.image_size).total
-        return value, time.perf_counter() - start
+        return value, time.process_time() - start
 
     outcome = best_by_score(work.landscape.space, score, work.args.scored, seed=seed)
     return {"genotype": outcome.genotype.to_json(), "seconds": outcome.seconds, "looked_at": len(outcome.trials)}
