@@ -44,7 +44,7 @@ readme: $(VENV)/.stamp
 # The same on paper: all pages in one, printed by Chromium.
 pdf: $(VENV)/.stamp
 	$(BIN)/jupyter-book build -n --all --builder singlehtml .
-	$(BIN)/python book/_ext/pdf.py _build/singlehtml/book/intro.html _build/dasvit.pdf
+	$(BIN)/python book/_ext/pdf.py _build/singlehtml/index.html _build/dasvit.pdf
 	@echo "Open $(CURDIR)/_build/dasvit.pdf"
 
 # After every change: style, types, and the tests that do not take long.

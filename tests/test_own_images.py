@@ -28,7 +28,7 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
+COMMANDS = [line for block in blocks("bash") for line in re.sub(r"\\\n *", "", block).splitlines()]
 SLOW = re.compile(r"^dasvit (search|retrain) ")
 
 

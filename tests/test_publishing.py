@@ -131,3 +131,18 @@ def test_a_downloaded_chapter_runs_from_the_wheel(installed, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert Path(json.loads(done.stdout.splitlines()[-1]).strip()).is_relative_to(installed)
+
+
+def test_a_figure_is_as_wide_as_its_letters_need(tmp_path):
+    import accessible
+
+    text = '<svg viewBox="0 0 400 200"><g style="fill: red" transform="translate(1 2) scale({} -{})"></g></svg>'
+    (tmp_path / "_images").mkdir()
+    for name, scale in {"small": 0.07, "large": 0.12}.items():
+        (tmp_path / "_images" / f"{name}.svg").write_text(text.format(scale, scale))
+    (tmp_path / "a.html").write_text('<img alt="x" src="_images/small.svg" /><img src="_images/large.svg" />')
+    accessible.mend(tmp_path)
+    small, large = (tmp_path / "a.html").read_text().split("</span>")
+    assert 'style="min-width: 518px"' in small  # 9.05 pixels for letters of 7 in a picture of 400
+    assert large == '<img src="_images/large.svg" />'
+    assert accessible.width_needed("<svg></svg>") == 0

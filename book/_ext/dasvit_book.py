@@ -99,8 +99,17 @@ def _copy_mathjax(app, exc):
 
 
 def _explore(app, exc):
-    if exc is None and app.builder.format == "html":
+    if exc is None and app.builder.name == "html":
         write(Path(app.outdir, "_static"))
+
+
+def _single(app, exc):
+    """Put the single page of the book where its addresses are right: Sphinx writes them as from the root."""
+    if exc is None and app.builder.name == "singlehtml":
+        page = Path(app.outdir, "book", "intro.html")
+        text = page.read_text(encoding="utf-8").replace('href="book/intro.html#', 'href="#')
+        Path(app.outdir, "index.html").write_text(text, encoding="utf-8")
+        page.unlink()
 
 
 def _protect(app, exc):
@@ -148,6 +157,12 @@ def _number_as_the_paper(app, env):
             else:
                 own += 1
                 equations[label] = (*chapter, own)
+
+
+def _on_one_page_as_on_many(app):
+    """Write what extensions have taught the pages of a book on its single page too, which they forget."""
+    known = app.registry.translation_handlers
+    known["singlehtml"] = known.get("html", {}) | known.get("singlehtml", {})
 
 
 def _own_sources_only(app, env):
@@ -215,11 +230,13 @@ def setup(app):
     app.add_role("number", _number)
     app.add_config_value("dasvit_fingerprint", "", "env")
     app.connect("config-inited", _configure, priority=100)
+    app.connect("builder-inited", _on_one_page_as_on_many)
     app.connect("env-check-consistency", _number_as_the_paper)
     app.connect("env-check-consistency", _own_sources_only)
     app.connect("missing-reference", _link_elsewhere)
     app.connect("html-page-context", add_links)
     app.connect("build-finished", _copy_mathjax)
     app.connect("build-finished", _explore)
+    app.connect("build-finished", _single)
     app.connect("build-finished", _protect)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,6 @@
 """Print the book to one PDF, from the single page that ``make pdf`` has built.
 
-python book/_ext/pdf.py _build/singlehtml/book/intro.html _build/dasvit.pdf
+python book/_ext/pdf.py _build/singlehtml/index.html _build/dasvit.pdf
 """
 
 from __future__ import annotations

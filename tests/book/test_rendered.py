@@ -218,7 +218,7 @@ def too_small(page, path):
 def barriers(page):
     """Return what axe finds on a page; formulas are MathJax's, with a spoken text of their own."""
     page.evaluate(AXE)
-    options = "{exclude: [['mjx-container']]}, {resultTypes: ['violations']}"
+    options = "{exclude: [['mjx-container']]}, {resultTypes: ['violations'], preload: false}"
     found = page.evaluate(f"axe.run({options}).then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))")
     return [f"axe {rule}: {len(nodes)} times, {nodes[0]:.200}" for rule, nodes in found]
 
