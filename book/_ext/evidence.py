@@ -180,18 +180,23 @@ def _imagenet(recorded: Recorded) -> Numbers:
 
     counts = sorted({scores["dss"]["kendall"]["count"] for scores in spaces})
     given = [scores["dss"]["given_params"] for scores in spaces]
-    adds = [
-        scores["dss"]["p_given_params_holm"] < 0.05 and scores["dss"]["given_params"]["value"] > 0 for scores in spaces
-    ]
+    gains, cells = ([scores["dss"][f"adds_to_{what}"] for scores in spaces] for what in ("size", "cells"))
     return {
         "imagenet_dss": taus("dss"),
         "imagenet_params": taus("params"),
         "imagenet_diversity": taus("dss, diversity"),
         "imagenet_saliency": taus("dss, saliency"),
         "imagenet_given": ", ".join(f"{rho['value']:+.2f}" for rho in given),
-        "imagenet_adds": [size for size, more in zip(SPACES, adds, strict=True) if more],
+        "imagenet_gains": ", ".join(f"{100 * gain['value']:+.1f}" for gain in gains),
+        "imagenet_adds": _adding(gains),
+        "imagenet_adds_to_cells": _adding(cells),
         "imagenet_networks": " to ".join(f"{count:,}" for count in (counts[0], counts[-1])[: len(counts)]),
     }
+
+
+def _adding(gains: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the spaces in which a gain of R² is above zero, by its interval and corrected for all scores."""
+    return [size for size, gain in zip(SPACES, gains, strict=True) if gain["low"] > 0 and gain["p_holm"] < 0.05]
 
 
 def tested(recorded: Mapping[str, Any], word: str) -> list[list[float]]:
