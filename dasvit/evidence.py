@@ -7,11 +7,13 @@ encoders, ``epochs`` or ``macs``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 Row = Mapping[str, Any]
 """One recorded training."""
@@ -83,3 +85,40 @@ def samples(run: Mapping[str, Any], measure: str) -> np.ndarray:
 def seed_deviation(run: Mapping[str, Any]) -> float:
     """Return the standard deviation of top-1, in percent, over trainings of one encoder."""
     return 100 * fmean(samples(run, "top1").var(axis=1, ddof=1)) ** 0.5
+
+
+def student(mean: float, parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return half of the 95 % interval of a mean, and its two-sided p, with Satterthwaite's degrees of freedom.
+
+    Args:
+        mean: The mean.
+        parts: Of its variance, each with its degrees of freedom.
+    """
+    variance = float(sum(v for v, _ in parts))
+    freedom = variance**2 / sum(v**2 / n for v, n in parts)
+    p = 2 * stats.t.sf(abs(mean) / math.sqrt(variance), freedom)
+    return float(stats.t.ppf(0.975, freedom) * math.sqrt(variance)), float(p)
+
+
+def compare(
+    run: Mapping[str, Any], peer: str, equal: str = "epochs", measure: str = "top1", network: str = "found"
+) -> tuple[float, float, float]:
+    """Return how much more a network has of a measure than a peer: the mean, half of its 95 % interval, and p.
+
+    What varies are searches or seeds and, for the accuracy, the test images (ledger A44).
+
+    Args:
+        run: A recorded run.
+        peer: As for :func:`units`.
+        equal: What the trainings have in common with those of the found encoders.
+        measure: ``top1`` as a share, or ``loss``.
+        network: ``found`` or ``published``.
+    """
+    groups = units(run, network), units(run, peer, equal)
+    a, b = (np.array([fmean(row[measure] for row in unit) for unit in group]) for group in groups)
+    independent = network != "found" or peer in ("published", "vit")  # else each search has its own peers
+    varying = [a, b] if independent else [a - b]
+    if measure == "top1":
+        varying.append(right(run, groups[0]) - right(run, groups[1]))
+    mean = float(a.mean() - b.mean())
+    return mean, *student(mean, [(float(x.var(ddof=1)) / len(x), len(x) - 1) for x in varying])

@@ -1,11 +1,13 @@
 """Recorded trainings, sorted by what varies: on made-up rows, and on the recorded ones."""
 
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from dasvit.evidence import by_search, nearest, right, samples, seed_deviation, trained, units
+from dasvit.evidence import by_search, compare, nearest, right, samples, seed_deviation, student, trained, units
 from dasvit.results import interval, joined, probability, recorded, spent
 
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
@@ -73,3 +75,22 @@ def test_sentences_are_made_of_numbers_and_names():
 def test_the_cost_of_a_page_is_rounded(ago, words, monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: 1000.0 + ago)
     assert spent(1000.0).startswith(f"{words} and ")
+
+
+def test_a_mean_of_one_varying_part_has_students_interval():
+    sample = np.array([0.3, 0.5, 0.1, 0.8])
+    half, p = student(sample.mean(), [(sample.var(ddof=1) / 4, 3)])
+    known = stats.ttest_1samp(sample, 0)
+    assert (sample.mean() + half, p) == pytest.approx((known.confidence_interval().high, known.pvalue))
+
+
+@pytest.mark.parametrize("name", ["digits_tiny.json", "cifar10_small.json"])
+@pytest.mark.parametrize(("network", "peer"), [("found", "random"), ("found", "vit"), ("published", "vit")])
+def test_losses_are_compared_as_scipy_does(name, network, peer):
+    told = recorded(name, RESULTS)
+    ours, theirs = ([fmean(r["loss"] for r in unit) for unit in units(told, who)] for who in (network, peer))
+    known = stats.ttest_rel(ours, theirs) if peer == "random" else stats.ttest_ind(ours, theirs, equal_var=False)
+    mean, half, p = compare(told, peer, measure="loss", network=network)
+    low, high = known.confidence_interval()
+    assert (mean - half, mean + half, p) == pytest.approx((low, high, known.pvalue))
+    assert compare(told, peer, network=network)[1] > 0  # of the accuracy, test images vary too

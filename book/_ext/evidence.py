@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from scipy import stats
 
+from dasvit.evidence import compare
 from dasvit.landscape import Answer, load
 from dasvit.presets import SEARCH
 from dasvit.space import Genotype, SearchSpace
@@ -101,39 +102,21 @@ def _searches(recorded: Recorded) -> Numbers:
         "without_attention": sum(not genotype.has_attention for genotype in found),
     }
     for name, run in runs.items():
-        told[f"{name}_gain"] = welch(by_unit(run, "found"), by_unit(run, "vit"))
-        told[f"{name}_random"] = interval(over_random(run))
+        told[f"{name}_gain"] = points(run, "vit")
+        told[f"{name}_random"] = points(run, "random")
     return told
 
 
-def welch(one: Sequence[float], other: Sequence[float]) -> Range:
-    """Return how much more the mean of one sample is than that of the other, with the interval of Welch's test."""
-    low, high = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
-    return Range(mean(one) - mean(other), low, high)
+def points(run: Mapping[str, Any], peer: str) -> Range:
+    """Return how many points of top-1 the encoders found are above a peer, see :func:`dasvit.evidence.compare`."""
+    mean_, half, _ = (100 * value for value in compare(run, peer))
+    return Range(mean_, mean_ - half, mean_ + half)
 
 
 def interval(sample: Sequence[float], form: str = "+.1f") -> Range:
     """Return the mean of a sample with Student's interval."""
     low, high = stats.t.interval(0.95, len(sample) - 1, mean(sample), stats.sem(sample))
     return Range(mean(sample), low, high, form)
-
-
-def over_random(run: Mapping[str, Any]) -> list[float]:
-    """Return for each search the points of top-1 that its encoder is above its random encoders, at equal epochs."""
-    groups: dict[tuple[str, int], list[float]] = {}
-    for row in run["rows"]:
-        if row["equal"] == "epochs" and row["network"] in ("found", "random"):
-            groups.setdefault((row["network"], row["search"]), []).append(100 * row["top1"])
-    return [mean(values) - mean(groups["random", search]) for (who, search), values in groups.items() if who == "found"]
-
-
-def by_unit(run: Mapping[str, Any], network: str) -> list[float]:
-    """Return points of top-1 at equal epochs: of a search the mean over its trainings, else of a seed."""
-    by, groups = "search" if network == "found" else "seed", {}
-    for row in run["rows"]:
-        if (row["network"], row["equal"]) == (network, "epochs"):
-            groups.setdefault(row[by], []).append(100 * row["top1"])
-    return [mean(group) for group in groups.values()]
 
 
 def _costs(recorded: Recorded, rows: Mapping[str, Any]) -> Numbers:
