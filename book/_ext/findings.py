@@ -91,7 +91,7 @@ FINDINGS: dict[str, Callable[[Numbers], str]] = {
     "11_landscape": _landscape,
     "08_table1": _counting,
     "09_training_free": _scores,
-    "04_token_selection": _memory,
+    "memory": _memory,
     "05_fairness": _skips,
     "10_claims": _gpu,
 }

@@ -36,8 +36,15 @@ def block(root: Path = ROOT) -> str:
     """Return the first findings as lines of Markdown, with links to the chapters."""
     lines = []
     for page, found in list(findings(numbers(root)).items())[:COUNT]:
-        lines.append(f"- {found} [Chapter {int(page[:2])}](book/{page}.ipynb)")
+        lines.append(f"- {found} [{_named(root, page)}](book/{page}.ipynb)")
     return "\n".join(lines)
+
+
+def _named(root: Path, page: str) -> str:
+    if page[:2].isdigit():
+        return f"Chapter {int(page[:2])}"
+    first = json.loads((root / "book" / f"{page}.ipynb").read_text())["cells"][0]["source"]
+    return "".join(first).splitlines()[0].removeprefix("# ")
 
 
 def drawn(root: Path = ROOT) -> dict[str, list[float]]:
