@@ -79,9 +79,13 @@ def begin(out: Path | None) -> float:
 
 
 def placeless(value: Any) -> Any:
-    """Return what is recorded, with ``folder:PATH`` for a folder of images: where it lies says nothing to others."""
+    """Return what is recorded, with ``folder:PATH`` for a folder of images and ``PATH/NAME`` for a file elsewhere.
+
+    Where they lie says nothing to others.
+    """
     if isinstance(value, str):
-        return re.sub(r"^((?:--data=)?(?:folder|packed):).*", r"\1PATH", value, flags=re.DOTALL)
+        known = re.sub(r"^((?:--data=)?(?:folder|packed):).*", r"\1PATH", value, flags=re.DOTALL)
+        return re.sub(r"^/.*/(?=[^/]+$)", "PATH/", known)
     if isinstance(value, Mapping):
         return {name: placeless(inner) for name, inner in value.items()}
     return [placeless(inner) for inner in value] if isinstance(value, list | tuple) else value
