@@ -223,10 +223,10 @@ def test_recorded_runs_are_of_one_code(tmp_path, monkeypatch, capsys):
 
 def test_where_images_lie_is_not_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "sys.argv", [str(ROOT / "benchmarks/tune.py"), "cifar10", "--data", "folder:/my images", "--seeds", "1"]
+        "sys.argv", [str(ROOT / "benchmarks/tune.py"), "cifar10", "--data", "folder:/my images", "/my/scores.jsonl"]
     )
     settings = {"data": {"data": "folder:/my images"}, "tried": ("folder:/my images", 2)}
     measure.write(tmp_path / "x.json", settings, measure.begin(None))
     told = json.loads((tmp_path / "x.json").read_text())
-    assert told["provenance"]["command"] == "python benchmarks/tune.py cifar10 --data folder:PATH --seeds 1"
+    assert told["provenance"]["command"] == "python benchmarks/tune.py cifar10 --data folder:PATH PATH/scores.jsonl"
     assert (told["data"], told["tried"]) == ({"data": "folder:PATH"}, ["folder:PATH", 2])

@@ -25,6 +25,7 @@ def test_what_is_recorded_comes_from_a_commit_and_names_its_modules(path):
     assert told["commit"]
     assert not told["commit"].endswith("-dirty")
     assert "folder:/" not in path.read_text()  # whose folder it was
+    assert not any(word.startswith("/") for word in told["command"].split())
     script = told["command"].split()[1]
     assert {script, "dasvit/__init__.py"} <= set(told["modules"])
     assert {"command", "versions", "hardware", "wall_seconds"} <= set(told)
