@@ -239,6 +239,7 @@ def complaints(context, base, name, path):
     if name == "index.html":  # it leads to the introduction
         page.wait_for_url("**/book/intro.html")
         page.wait_for_load_state("load")
+        path = path.parent / "book" / "intro.html"
     page.evaluate("async () => { if (window.MathJax) await MathJax.startup.promise }")
     if page.locator("mjx-container").count() < page.locator(".math").count():
         log.append("a formula is not typeset")
