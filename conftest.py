@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
-CHAPTERS = ("06", "04", "05", "07", "08", "09", "03", "01", "11", "10", "02")  # the longest first
+CHAPTERS = ("06", "04", "07", "09", "05", "08", "12", "11", "03", "10", "01", "02")  # the longest first
 
 
 def pytest_configure(config):
@@ -62,34 +62,46 @@ def keeping_outputs(execute):
 
 
 LONG = {  # modules whose tests take long, the longest first; True: torch's own changes could show in them
+    "cluster": False,
     "pairs": True,
-    "faults": False,
-    "resume": False,
-    "zoo": False,
-    "capture": True,
-    "plan": True,
+    "rendered": False,
+    "own_images": False,
+    "method_searches": True,
+    "methods": True,
+    "imagenet": False,
     "gpu_benchmarks": False,
-    "gpu_speed": False,
+    "boundary": False,
+    "faults": False,
     "search": True,
-    "memory_benchmark": False,
+    "plan": True,
     "untrusted": False,
     "pack": False,
     "joint": True,
-    "landscape": True,
-    "banks": True,
-    "landscape_benchmark": False,
-    "cli": False,
-    "own_images": False,
+    "resume": False,
+    "operations": True,
     "objective": True,
-    "cluster": False,
-    "recipe": True,
-    "rendered": False,
-    "tf_search": False,
-    "golden": True,
-    "real_images": False,
+    "capture": True,
+    "landscape": True,
+    "landscape_evidence": False,
+    "blackbox": False,
     "timm_model": True,
+    "memory_benchmark": False,
+    "landscape_benchmark": False,
+    "zoo": False,
+    "cli": False,
+    "tf_dss": True,
+    "banks": True,
+    "planned": False,
+    "publishing": False,
+    "comparing": False,
+    "tf_search": False,
     "tf_indicators": True,
     "tf_statistics": False,
+    "imagenet_ranking": False,
+    "golden": True,
+    "gpu_speed": False,
+    "recipe": True,
+    "real_images": False,
 }
 
 
