@@ -13,13 +13,15 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x, grid):
         patches = rearrange(x[:, 1:], "b (h w) d -> b d h w", h=grid[0])
-        return torch.cat([x[:, :1], rearrange(super().forward(patches), "b d h w -> b (h w) d")], dim=1)
+        mixed = rearrange(super().forward(patches), "b d h w -> b (h w) d")
+        return torch.cat([x[:, :1], mixed], dim=1)
 
 
 class GatedMlp(nn.Module):
     def __init__(self, dim, ratio):
         super().__init__()
-        self.up, self.down = nn.Linear(dim, 2 * int(dim * ratio)), nn.Linear(int(dim * ratio), dim)
+        hidden = int(dim * ratio)
+        self.up, self.down = nn.Linear(dim, 2 * hidden), nn.Linear(hidden, dim)
 
     def forward(self, x):
         gate, value = self.up(x).chunk(2, dim=-1)
@@ -48,7 +50,7 @@ register(
     Kind(
         "gated",
         GatedMlp,
-        parameters=lambda dim, ratio: 3 * int(dim * ratio) * dim + 2 * int(dim * ratio) + dim,
+        parameters=lambda dim, ratio: int(dim * ratio) * (3 * dim + 2) + dim,
         macs=lambda tokens, dim, ratio: 3 * tokens * dim * int(dim * ratio),
         usage="gated:RATIO",
         read=float,
