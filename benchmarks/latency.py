@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,9 @@ from measure import begin, write
 from dasvit import DataSettings, load_data
 from dasvit.choosing import reach
 from dasvit.costs import Target
-from dasvit.encoder import build
 from dasvit.engine.hardware import Hardware
 from dasvit.engine.spread import one_thread
-from dasvit.latency import measure
+from dasvit.latency import measure, timed
 from dasvit.objective import Heading
 from dasvit.search_settings import SearchSettings
 from dasvit.searching import search
@@ -36,7 +33,6 @@ from dasvit.space import Genotype, SearchSpace
 
 SIZES = {"image_size": 16, "patch_size": 4, "dim": 48, "num_classes": 10, "in_channels": 1}
 DEPTH = 4
-CALLS = 3  # of a network in its turn
 
 
 @dataclass(frozen=True)
@@ -49,34 +45,8 @@ class Latency:
     """Seeds for each target: 0, 1, …"""
     checks: int = 12
     """Whole networks by which the table is checked."""
-    rounds: int = 100
-    """Turns."""
     out: Path = Path("book/results/latency.json")
     """The JSON file."""
-
-
-def network(text: str) -> Callable[[], None]:
-    """Return what classifies an image some times."""
-    model, images = build(Genotype.from_json(text), depth=DEPTH, **SIZES).eval(), torch.randn(1, 1, 16, 16)
-
-    @torch.inference_mode()
-    def call() -> None:
-        for _ in range(CALLS):
-            model(images)
-
-    return call
-
-
-def medians(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of a network, by the clock of this thread: it stands still while other work is done."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.thread_time()
-            call()
-            if round_:  # the first one warms up
-                seconds[name].append((time.thread_time() - start) / CALLS)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def searched(settings: SearchSettings, data: Any, share: float) -> dict[str, Any]:
@@ -107,19 +77,18 @@ def main(args: Latency) -> None:
         settings = replace(settings, hardware=Hardware("cpu", "32-true"))
         cells = [(share, seed) for share in args.shares for seed in range(args.searches)]
         found = [searched(replace(settings, seed=seed), data, share) for share, seed in cells]
-        calls = {f"found {i}": network(row["genotype"]) for i, row in enumerate(found)}
-        calls |= {f"checked {i}": network(row["genotype"]) for i, row in enumerate(checked)}
-        seconds = medians(calls, args.rounds)
-    pace = statistics.median(seconds[f"checked {i}"] / row["measured"] for i, row in enumerate(checked))
-    for i, row in enumerate(found):
-        row["measured"] = seconds[f"found {i}"] / pace
+        networks = [Genotype.from_json(row["genotype"]) for row in found + checked]
+        seconds = timed(networks, torch.randn(1, 1, 16, 16), depth=DEPTH, **SIZES)
+    pace = statistics.median(now / row["measured"] for now, row in zip(seconds[len(found) :], checked, strict=True))
+    for now, row in zip(seconds, found, strict=False):
+        row["measured"] = now / pace
         row["of_target"] = row["measured"] / row["target"]
     for row in checked:
         row["of_measured"] = row["predicted"] / row["measured"]
     for name, ratios in (("table", [r["of_measured"] for r in checked]), ("found", [r["of_target"] for r in found])):
         off = sorted(abs(ratio - 1) for ratio in ratios)
         print(f"{name}: off by {100 * statistics.median(off):.1f} % (median), {100 * off[-1]:.1f} % at most")
-    sizes = {**SIZES, "depth": DEPTH, "rounds": args.rounds}
+    sizes = {**SIZES, "depth": DEPTH}
     write(
         args.out, {"seed": 0, "sizes": sizes, "table": table, "checked": checked, "pace": pace, "found": found}, start
     )

@@ -6,12 +6,12 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .costs import TABLE, Shape, operation_cost, trunk_cost
 from .data.sizes import ImageSize, pair
@@ -71,7 +71,7 @@ def measure(
 
     genotypes = [_with_one(Operation("skip"), space, 0)]
     genotypes += [_with_one(op, space, node) for node in (0, space.nodes - 1) for op in operations]
-    trunk, *rest = (each / batch_size for each in _timed(_calls(genotypes + drawn, images, **sizes), images.device))
+    trunk, *rest = timed(genotypes + drawn, images, **sizes)
     names, alone, whole = [str(op) for op in operations], rest[: 2 * len(operations)], rest[2 * len(operations) :]
     added = [max(0.0, each - trunk) / depth for each in alone]
 
@@ -99,16 +99,6 @@ def factor(predicted: Sequence[float], measured: Sequence[float], trunk: float) 
     return max(0.0, statistics.median(ratios)) if ratios else 1.0
 
 
-def _calls(genotypes: Sequence[Genotype], images: Tensor, **sizes: Any) -> list[Callable[[], Any]]:
-    """Return what runs the network of each encoder on the images."""
-
-    def call(genotype: Genotype) -> Callable[[], Any]:
-        model = build(genotype, **sizes).to(images.device).eval()
-        return lambda: model(images)
-
-    return [call(genotype) for genotype in genotypes]
-
-
 def _table(
     shape: Shape, trunk: float, elsewhere: dict[str, float], last: dict[str, float], scale: float
 ) -> dict[str, Any]:
@@ -134,24 +124,31 @@ def predict(genotype: Genotype, shape: Shape, table: str, space: SearchSpace) ->
 
 
 @torch.inference_mode()
-def _timed(calls: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
-    """Return the seconds of each call: the shortest of rounds, in each of which all have their turn.
+def timed(genotypes: Sequence[Genotype], images: Tensor, **sizes: Any) -> list[float]:
+    """Return the seconds of an image in the network of each encoder: the shortest of rounds in which all take turns.
 
     On one thread of a CPU they are those of its clock, which stands still while other work has the core.
+
+    Args:
+        genotypes: The encoders.
+        images: What is classified at a time.
+        sizes: Of the networks, as for :func:`~dasvit.encoder.build`.
     """
+    device = images.device
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
+    networks = [build(genotype, **sizes).to(device).eval() for genotype in genotypes]
 
-    def once(call: Callable[[], Any], count: int) -> float:
+    def once(network: nn.Module, count: int) -> float:
         start = clock()
         for _ in range(count):
-            call()
+            network(images)
         if device.type == "cuda":
             torch.cuda.synchronize()
         return (clock() - start) / count
 
-    for call in calls:
-        call()
-    counts = [max(1, min(1000, round(SHORTEST / max(1e-9, once(call, 1))))) for call in calls]
-    rounds = [[once(call, count) for call, count in zip(calls, counts, strict=True)] for _ in range(ROUNDS)]
-    return [min(column) for column in zip(*rounds, strict=True)]
+    for network in networks:
+        network(images)
+    counts = [max(1, min(1000, round(SHORTEST / max(1e-9, once(network, 1))))) for network in networks]
+    rounds = [[once(*each) for each in zip(networks, counts, strict=True)] for _ in range(ROUNDS)]
+    return [min(column) / len(images) for column in zip(*rounds, strict=True)]
