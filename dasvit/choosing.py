@@ -14,7 +14,7 @@ from .relaxation import Candidates
 from .space import Genotype, Operation, SearchSpace
 
 STEP = 1e-3  # of the target: costs nearer to each other than this are one cost
-NEAR = 0.05  # of the target: among encoders as near as this the likeliest is taken
+NEAR = 0.02  # of the target: among encoders as near as this the likeliest is taken; a table of times errs by more
 
 Chosen = tuple[tuple[int, Operation], ...]
 """The edges into a node that are kept: source and operation."""
@@ -50,7 +50,7 @@ def likeliest(
         attends: Whether the encoder must have attention, without which the class token sees no image; if no candidate
             attends, it is not asked for.
         cost: Of an operation on an edge into a node, in one layer.
-        target: Cost of one layer. The likeliest encoder within 5 % of it is taken, or if there is none, the nearest.
+        target: Cost of one layer. The likeliest encoder within 2 % of it is taken, or if there is none, the nearest.
     """
     step = STEP * target if target else 1.0
     found: dict[tuple[bool, int], _Found] = {(False, 0): _Found(0.0, 0.0, ())}

@@ -25,7 +25,7 @@ from .runs import Run, RunFailedError, set_random_states
 LOOK = 20  # steps between two looks whether losses are finite, where a look means to wait for a GPU
 SAVE_SECONDS = 600.0  # between two checkpoints: a long epoch is saved on the way too
 LARGE = 100e6  # bytes of a checkpoint: a larger one is not saved after every short epoch,
-REST = 50.0  # but after so many times what the last one took: that is 2 % of the time
+REST = 100.0  # but after so many times what the last one took: that is 1 % of the time
 
 
 @runtime_checkable
