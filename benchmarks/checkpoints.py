@@ -35,7 +35,7 @@ class Checkpoints:
     """The JSON file."""
     folder: Path | None = None
     """Where the checkpoints are written; by default where temporary files are."""
-    seconds: float = 600.0
+    seconds: float = 1800.0
     """How long the run goes on."""
     epoch_seconds: float = 1.0
     """Of an epoch of the run."""

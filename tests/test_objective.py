@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dasvit import Genotype, SearchSettings, SearchSpace, build, complexity, latency, search
-from dasvit.choosing import likeliest, reach
+from dasvit.choosing import NEAR, likeliest, reach
 from dasvit.costs import (
     Shape,
     Target,
@@ -65,7 +65,7 @@ def test_the_choice_is_the_best_of_all(encoders, attends, share):
     allowed = [(genotype, price) for genotype, price in encoders if genotype.has_attention or not attends]
     if target is not None:
         nearest = min(abs(price / target - 1) for _, price in allowed)
-        reached = max(0.05, nearest)
+        reached = max(NEAR, nearest)
         allowed = [(genotype, price) for genotype, price in allowed if abs(price / target - 1) <= reached + 1e-9]
 
     def likelihood(genotype):
