@@ -18,6 +18,7 @@ MENDED = {
 FIGURE = re.compile(r'<img\b[^>]*?\bsrc="([^"]*_images/[^"]+\.svg)"[^>]*>')
 LETTERS = re.compile(r'<g (?:style="[^"]*" )?transform="[^"]*scale\(([\d.]+) -')
 WIDTH = re.compile(r'viewBox="0 0 ([\d.]+)')
+NESTED = re.compile(r"(?<=</li>)\s*<ul>((?:(?!</?ul>).)*)</ul>", re.DOTALL)  # where a list may only have items
 SMALLEST = 9.05  # pixels, of letters in a figure
 PHONE = 340  # pixels that any screen has
 
@@ -50,6 +51,7 @@ def mend(folder: Path) -> None:
         page = text = path.read_text(encoding="utf-8")
         for wrong, right in MENDED.items():
             text = text.replace(wrong, right)
+        text = NESTED.sub(r"\1", text)
         text = FIGURE.sub(partial(_wide_enough, path.parent), text)
         if text != page:
             path.write_text(text, encoding="utf-8")
