@@ -109,7 +109,7 @@ def test_every_number_that_is_named_is_known_and_none_is_left_over(known):
     said = [claim.get(part, "") for claim in (*WORDED, TOLD["table"]) for part in ("ours", "cost")]
     said += [find(known) for find in FINDINGS.values()]
     named = {key for words in said for key in re.findall(r"\{(\w+)\}", words)}
-    pages = [path.read_text() for path in (ROOT / "book").glob("*.md")]
+    pages = [path.read_text() for kind in ("md", "ipynb") for path in (ROOT / "book").glob(f"*.{kind}")]
     named |= {key for text in pages for key in re.findall(r"\{number\}`(\w+)`", text)}
     chosen_by = {"plain_fits", "ours_fits", "imagenet_adds", "imagenet_adds_to_cells", "on_gpu"}
     assert named | chosen_by == set(known)
@@ -151,17 +151,17 @@ def test_findings_follow_the_numbers(known):
         return findings(known | other)[name]
 
     little, much = evidence.Range(2, -1, 5), evidence.Range(2, 1, 3)
-    assert found("07_retraining", digits_random=much, cifar_random=little).startswith("**The search paid on digits.**")
+    assert found("07_retraining", digits_random=much, cifar_random=little).startswith("**The search paid on digits**")
     lost = found("07_retraining", digits_random=little, cifar_random=little)
-    assert lost.startswith("**The search did not pay at our scale.** ")
-    assert "+2.0 [-1.0, +5.0] points on digits" in lost
+    assert lost.startswith("**The search did not pay at our scale**: ")
+    assert "is +2.0 [-1.0, +5.0] points on digits" in lost
     assert "below a random draw" in found("11_landscape", landscape_searched=evidence.Range(30, 20, 40, ".0f"))
     assert "30 [20, 40] %" in found("11_landscape", landscape_searched=evidence.Range(30, 20, 40, ".0f"))
-    assert "more than size in T and B." in found("09_training_free", imagenet_adds_to_cells=["T", "B"])
-    assert "hardly more than size." in found("09_training_free", imagenet_adds=["T"], imagenet_adds_to_cells=[])
-    assert "no more than size." in found("09_training_free", imagenet_adds=[], imagenet_adds_to_cells=[])
+    assert "more than size in T and B**" in found("09_training_free", imagenet_adds_to_cells=["T", "B"])
+    assert "hardly more than size**" in found("09_training_free", imagenet_adds=["T"], imagenet_adds_to_cells=[])
+    assert "no more than size**" in found("09_training_free", imagenet_adds=[], imagenet_adds_to_cells=[])
     assert "Nothing has been measured on a GPU" in found("10_claims", on_gpu=["planned"])
-    assert "Measured on a GPU: memory." in found("10_claims", on_gpu=["memory", "planned"])
+    assert "Measured on a GPU: memory**" in found("10_claims", on_gpu=["memory", "planned"])
     assert found("05_fairness", skips=30).startswith("**Skip-connections take over")
     assert found("memory", ours_fits=False).startswith("**The search does not fit")
 

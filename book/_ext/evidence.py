@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 import yaml
@@ -56,7 +56,7 @@ def numbers(root: Path = ROOT) -> Numbers:
         return json.loads((root / "book" / "results" / f"{name}.json").read_text())
 
     found: Numbers = {"on_gpu": sorted(p.stem for p in (root / "book" / "results" / "gpu").glob("*.json"))}
-    for part in (_memory, _planned, _searches, _training_free, _imagenet, _landscape, _trials):
+    for part in (_memory, _planned, _searches, _training_free, _imagenet, _landscape, _latency, _trials):
         found |= part(recorded)
     operations = Counter(operation.kind for operation in SearchSpace().operations)
     stages = ", ".join(f"{epochs} epochs at {depth} layers" for depth, _, epochs in SEARCH["paper"].stages)
@@ -123,7 +123,6 @@ def _costs(recorded: Recorded, rows: Mapping[str, Any]) -> Numbers:
     macs = {name: counts["ours"] / 1e9 for name, counts in recorded("counting_tools")["macs"].items()}
     vit, dasvit = (rows[name]["printed"] for name in ("ViT-B/16", "DASViT"))
     gaps = [rows[name]["printed"][4] - dasvit[4] for name in CNNS]
-    speed = {name: row["inference_images_per_second"] for name, row in recorded("speed_cpu")["rows"].items()}
     return {
         "parameters_saved": f"{100 * (1 - dasvit[6] / vit[6]):.0f}",
         "vit_macs": f"{macs['ViT-B/16']:.1f}",
@@ -136,7 +135,6 @@ def _costs(recorded: Recorded, rows: Mapping[str, Any]) -> Numbers:
         "resnet_printed": str(rows["ResNet-152"]["printed"][7]),
         "regnet_printed": str(rows["RegNetY-12GF"]["printed"][7]),
         "cnn_gaps": ", ".join(f"{gap:+.1f}" for gap in sorted(gaps)),
-        "faster_than_vit": f"{speed['DASViT'] / speed['ViT-B/16']:.2f}",
     }
 
 
@@ -170,7 +168,6 @@ def _imagenet(recorded: Recorded) -> Numbers:
         "imagenet_diversity": taus("dss, diversity"),
         "imagenet_saliency": taus("dss, saliency"),
         "imagenet_given": ", ".join(f"{rho['value']:+.2f}" for rho in given),
-        "imagenet_gains": ", ".join(f"{100 * gain['value']:+.1f}" for gain in gains),
         "imagenet_adds": _adding(gains),
         "imagenet_adds_to_cells": _adding(cells),
         "imagenet_networks": " to ".join(f"{count:,}" for count in (counts[0], counts[-1])[: len(counts)]),
@@ -195,14 +192,18 @@ def _landscape(recorded: Recorded) -> Numbers:
         answers = (Answer(mean(t), (seed / len(t)) ** 0.5, len(t), measured=True) for t in tested(landmarks, word))
         return [truth.percentile(answer) for answer in answers]
 
-    noise = recorded("landscape_cifar10")["noise"]["test"]
     return {
         "landscape_encoders": f"{len(truth.numbers):,}",
         "landscape_functions": f"{recorded('landscape_cifar10')['functions']:,}",
-        "landscape_reliability": Range(noise["icc"], noise["low"], noise["high"], ".2f"),
         "landscape_searched": interval(percentiles(f"{RUNS['cifar']}, search"), ".0f"),
         "landscape_published": f"{percentiles('dasvit-cifar10')[0]:.0f}",
     }
+
+
+def _latency(recorded: Recorded) -> Numbers:
+    """How far from their targets encoders are that were searched for a time."""
+    off = [100 * abs(row["of_target"] - 1) for row in recorded("latency")["found"]]
+    return {"latency_searches": len(off), "latency_off": f"{median(off):.0f}", "latency_off_most": f"{max(off):.0f}"}
 
 
 def _trials(recorded: Recorded) -> Numbers:

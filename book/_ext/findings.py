@@ -17,11 +17,10 @@ def against(gap: Range, what: str) -> str:
 def _search(n: Numbers) -> str:
     images = {"digits": n["digits_random"], "CIFAR-10": n["cifar_random"]}
     paid = " and ".join(name for name, gain in images.items() if gain.low > 0)
-    head = f"The search paid on {paid}." if paid else "The search did not pay at our scale."
+    head = f"The search paid on {paid}" if paid else "The search did not pay at our scale"
     return (
-        f"**{head}** Top-1 of the encoders found less that of random encoders of their size, with 95 % intervals: "
-        "{digits_random} points on digits, {cifar_random} on CIFAR-10; less that of a plain ViT of their size: "
-        "{digits_gain} and {cifar_gain}."
+        f"**{head}**: top-1 of encoders found, less that of random ones of their size, is "
+        "{digits_random} points on digits and {cifar_random} on CIFAR-10."
     )
 
 
@@ -29,61 +28,46 @@ def _landscape(n: Numbers) -> str:
     mean = n["landscape_searched"]
     stands = against(mean._replace(low=mean.low - CHANCE, high=mean.high - CHANCE), "a random draw")
     return (
-        "**{landscape_encoders} of {landscape_functions} encoders are trained alike on CIFAR-10.** Those that our "
-        "searches found are better than {landscape_searched} % of the space on average, "
-        f"{stands}; "
-        "the published one is better than {landscape_published} %. One training of an encoder is "
-        "{landscape_reliability} reliable."
+        "**What our searches found is better than {landscape_searched} % of the space**, "
+        f"{stands}: "
+        "{landscape_encoders} of its {landscape_functions} encoders are trained alike on CIFAR-10."
     )
 
 
 def _counting(n: Numbers) -> str:
     return (
-        "**Table I probably mixes two ways of counting.** For our reconstruction no single one gives the printed "
-        "{vit_printed} and {dasvit_printed} GFLOPs. With every matrix product counted it is {vit_macs} and "
-        "{dasvit_macs}, {macs_saved} % less, and DASViT classifies {faster_than_vit} times as many images a second on "
-        "one CPU thread. The {parameters_saved} % fewer parameters are as printed."
+        "**Table I probably mixes two ways of counting.** With every matrix product counted, DASViT needs "
+        "{macs_saved} % fewer operations than ViT; the {parameters_saved} % fewer parameters are as printed."
     )
 
 
 def _memory(n: Numbers) -> str:
     head = "The search fits a card of 24 GB" if n["ours_fits"] else "The search does not fit a card of 24 GB"
     plain = "plain DARTS fits, too" if n["plain_fits"] else "plain DARTS does not"
-    return (
-        f"**{head}, {plain}.** "
-        "With 6 layers and a batch of 64 they need {ours_gigabytes} and {plain_gigabytes} GB; {half_tokens_gigabytes} "
-        "with half of the tokens and operations computed again (counted, not measured)."
-    )
+    return f"**{head}, {plain}**: {{ours_gigabytes}} against {{plain_gigabytes}} GB (counted, not measured)."
 
 
 def _skips(n: Numbers) -> str:
     head = "Skip-connections take over" if 2 * n["skips"] > n["edges"] else "Skip-connections do not take over"
     return (
-        f"**{head} under the fairness term.** "
-        "{skips} of the {edges} edges that {searches} searches chose are skips, and {without_attention} of the "
-        "encoders lack attention."
+        f"**{head} under the fairness term**: "
+        "they are {skips} of the {edges} edges that {searches} searches chose."
     )
 
 
 def _scores(n: Numbers) -> str:
     more = " and ".join(n["imagenet_adds_to_cells"])
     head = f"more than size in {more}" if more else "hardly more" if n["imagenet_adds"] else "no more"
-    rest = "" if more else ", and nothing among networks of equal width and depth"
     return (
-        f"**A score without training tells {head}{'' if more else ' than size'}.** "
-        "Among AutoFormer's networks T, S and B on ImageNet, Kendall's τ of DSS with accuracy is {imagenet_dss} "
-        "({imagenet_networks} networks each), that of the parameter count {imagenet_params}. To a linear fit of "
-        "parameters, operations, depth and width DSS adds {imagenet_gains} % of the variance"
-        f"{rest}. "
-        "On our small networks τ is {dss_digits} and {dss_cifar10}. It is quick: 8,000 networks of T take "
-        "{tf_minutes} minutes of one CPU thread."
+        f"**A score without training tells {head}{'' if more else ' than size'}**: on ImageNet, Kendall's τ with "
+        "accuracy is {imagenet_dss} for DSS and {imagenet_params} for the parameter count (AutoFormer's T, S and B)."
     )
 
 
 def _gpu(n: Numbers) -> str:
     steps = ", ".join(name for name in n["on_gpu"] if name != "planned")
-    head = f"Measured on a GPU: {steps}." if steps else "Nothing has been measured on a GPU yet."
-    return f"**{head}** What {'else ' * bool(steps)}the paper claims at 224 pixels is open; the commands are ready."
+    head = f"Measured on a GPU: {steps}" if steps else "Nothing has been measured on a GPU yet"
+    return f"**{head}**; what {'else ' * bool(steps)}the paper claims at 224 pixels is open."
 
 
 FINDINGS: dict[str, Callable[[Numbers], str]] = {
