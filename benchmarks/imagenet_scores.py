@@ -12,11 +12,8 @@ and what one network costs.
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,11 +25,10 @@ from typing import Any
 
 import torch
 import tyro
-from measure import begin, one_line, resumable, write
+from measure import begin, one_line, resumable, stopped_after, write
 from truth import Trained, macs, read, stratified
 from tyro.conf import Positional
 
-from dasvit.engine.loop import Interrupted
 from dasvit.engine.provenance import changed
 from dasvit.engine.runs import Run
 from dasvit.engine.spread import spread
@@ -121,21 +117,6 @@ def score_some(args: Score, places: Sequence[tuple[str, int]], indicator: str, s
         work, left = partial(score_one, indicator, seed), places[len(done) :]
         for row in spread(work, left, jobs=args.jobs, title=f"{indicator}, seed {seed}", progress=True, done=len(done)):
             run.log(row)
-
-
-@contextmanager
-def stopped_after(minutes: float | None) -> Iterator[None]:
-    """Send this process SIGTERM after so many minutes, and take being interrupted for an end."""
-    stop = threading.Timer(60 * (minutes or 0), partial(os.kill, os.getpid(), signal.SIGTERM))
-    stop.daemon = True
-    if minutes is not None:
-        stop.start()
-    try:
-        yield
-    except Interrupted:
-        print("time is over")
-    finally:
-        stop.cancel()
 
 
 def kept(args: Score) -> dict[str, dict[str, list[dict[str, Any]]]]:

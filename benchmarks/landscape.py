@@ -9,10 +9,7 @@ is complete. ``--check`` trains some of the recorded encoders again and compares
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from measure import ROOT, begin, interleaved, one_line, placeless, source, write
+from measure import ROOT, begin, interleaved, one_line, placeless, source, stopped_after, write
 from scipy import stats
 
 import dasvit.landscape
 from dasvit.counting import complexity
 from dasvit.engine.hardware import Hardware
-from dasvit.engine.loop import Interrupted
 from dasvit.engine.runs import Run, as_plain
 from dasvit.landscape import RECIPE, Landscape, LandscapeSettings, cross_validated, load, reliability, train, trainings
 from dasvit.landscape.measuring import images_of, train_some
@@ -80,16 +76,9 @@ def recorded(args: Grow, settings: LandscapeSettings) -> list[dict[str, Any]]:
 def grown(args: Grow, settings: LandscapeSettings) -> list[dict[str, Any]]:
     """Return the rows of all that is trained when the time is over."""
     path = args.runs / "landscape"
-    stop = threading.Timer(60 * (args.minutes or 0), partial(os.kill, os.getpid(), signal.SIGTERM))
-    stop.daemon = True
-    if args.minutes is not None:
-        stop.start()
-    try:
-        return train(settings, path, jobs=args.jobs, known=recorded(args, settings), resume=True, progress=True)
-    except Interrupted:
-        return Run(path).history()
-    finally:
-        stop.cancel()
+    with stopped_after(args.minutes):
+        train(settings, path, jobs=args.jobs, known=recorded(args, settings), resume=True, progress=True)
+    return Run(path).history()
 
 
 def check(args: Grow, settings: LandscapeSettings) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from dasvit.engine.loop import Interrupted
 from dasvit.engine.provenance import all_code, changed, modules, provenance
 from dasvit.engine.runs import Run
 
@@ -148,3 +152,18 @@ def resumable(path: Path, command: str, settings: Any, *declared: str) -> Run:
             raise ValueError(f"{path} was started before {', '.join(old)} changed: remove it to start afresh")
         run.resume_rows()
     return run
+
+
+@contextmanager
+def stopped_after(minutes: float | None) -> Iterator[None]:
+    """Send this process SIGTERM after so many minutes, and take being interrupted for an end."""
+    stop = threading.Timer(60 * (minutes or 0), partial(os.kill, os.getpid(), signal.SIGTERM))
+    stop.daemon = True
+    if minutes is not None:
+        stop.start()
+    try:
+        yield
+    except Interrupted:
+        print("time is over")
+    finally:
+        stop.cancel()

@@ -7,15 +7,15 @@ Each search has its own seed and runs on one thread, on the 5,000 training image
 trained three times by the landscape's recipe and held against its table, where there is one: percentile, regret, and
 the probability of beating random search at equal seconds. Searches that judge encoders one by one take what they are
 told from the table. Interrupt it as you like: the same command goes on where it stopped, with more seeds or methods
-too. ``--cell`` makes one search again, as it is in the file, and prints its row; with ``--seeds 1`` of the trainings
-only the first.
+too, also from the recorded file alone while the code is the same. ``--cell`` makes one search again, as it is in the
+file, and prints its row; with ``--seeds 1`` of the trainings only the first.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,12 @@ import torch
 import tyro
 from landmarks import recipe_of, told
 from landscape import TABLE, Grow, settings_of
-from measure import begin, one_line, resumable, write
+from measure import begin, one_line, placeless, resumable, stopped_after, write
 from scipy import stats
 
 from dasvit.counting import complexity
 from dasvit.engine.hardware import Hardware
+from dasvit.engine.provenance import changed
 from dasvit.engine.runs import RunFailedError, as_plain
 from dasvit.engine.seeds import derive
 from dasvit.engine.spread import one_thread, spread
@@ -56,6 +57,8 @@ TRAINING: dict[str, Callable[..., Outcome]] = {
 SCORING = ("best-dss", "largest")
 STAGES = ((1, 8, 4), (2, 5, 4), (2, 3, 4))  # to the depth at which the landscape trains, in two minutes at most
 PATHS = 200  # of one-shot, instead of the paper's thousand: as long as its training
+FILE = "regret_cifar10.json"
+JUDGED = ("judged", "ranking")  # of a row, by the table
 LOGGED = ("kinds", "entropy", "skip_weight", "margins", "val_accuracy", "train_loss", "alpha")
 
 
@@ -79,6 +82,8 @@ class Regret:
     """Encoders of the table that a trained supernet ranks, where it has all candidates."""
     cell: tuple[str, int] | None = None
     """A method and a seed: make this search alone, and print its row."""
+    minutes: float | None = None
+    """Stop after so many; by default when all is done."""
     jobs: int = 2
     """Processes, of one thread each."""
     table: Path = TABLE
@@ -119,19 +124,25 @@ def searched(work: Work, method: str, seed: int) -> dict[str, Any]:
     if work.args.table.is_file():
         _, val = draw_halves(settings, train)
         batches = list(val.batches(500, image_size=settings.image_size))
-        found["ranking"] = ranking(result.supernet, load(work.args.table), batches, work.args.ranked)
+        found["inherited"] = inherited(result.supernet, load(work.args.table).numbers[: work.args.ranked], batches)
     return found
 
 
-def ranking(supernet: Supernet, table: Landscape, batches: list[Any], count: int) -> float | None:
-    """Return Kendall's τ between inherited validation accuracy and the table's test estimates; nothing if pruned."""
+def inherited(supernet: Supernet, numbers: Sequence[int], batches: list[Any]) -> dict[int, float] | None:
+    """Return the validation accuracy of encoders with a supernet's weights; nothing where candidates are pruned."""
     space = supernet.space
     if supernet.relaxation.partial > 1 or len(supernet.candidates[0]) < len(space.operations):
         return None
+    return {number: inherited_accuracy(supernet, space[number], batches) for number in numbers}
+
+
+def ranking(row: dict[str, Any], table: Landscape) -> float | None:
+    """Return Kendall's τ between a supernet's ranking of encoders and the table's test estimates."""
+    if not row.get("inherited"):
+        return None
     truth = dict(zip(table.functions, table.estimates("test")[0].tolist(), strict=True))
-    numbers = table.numbers[:count]
-    inherited = [inherited_accuracy(supernet, space[number], batches) for number in numbers]
-    return float(stats.kendalltau(inherited, [truth[number] for number in numbers]).statistic)
+    own = {int(number): accuracy for number, accuracy in row["inherited"].items()}
+    return float(stats.kendalltau(list(own.values()), [truth[number] for number in own]).statistic)
 
 
 def sampled(work: Work, method: str, seed: int) -> dict[str, Any]:
@@ -141,7 +152,7 @@ def sampled(work: Work, method: str, seed: int) -> dict[str, Any]:
     outcome = TRAINING[method](space, from_table(table), work.args.budget, epochs=epochs, seed=seed)
     curve = anytime(table, outcome)
     told = {"genotype": outcome.genotype.to_json(), "seconds": outcome.seconds}
-    return {**told, "looked_at": len(outcome.trials), "anytime": curve}
+    return {**told, "looked_at": len(outcome.trials), "anytime": curve, "known": len(table)}
 
 
 def scored(work: Work, method: str, seed: int) -> dict[str, Any]:
@@ -195,7 +206,7 @@ def judged(rows: list[dict[str, Any]], table: Landscape) -> list[dict[str, Any]]
     by_method: dict[str, list[Any]] = {}
     for row in rows:
         one = judge(table, answer_of(row, table), row["seconds"])
-        row["judged"] = as_plain(one)
+        row["judged"], row["ranking"] = as_plain(one), ranking(row, table)
         by_method.setdefault(row["method"], []).append(one)
     return compare(by_method)
 
@@ -214,6 +225,15 @@ def check(args: Regret) -> None:
             raise ValueError(f"{method} takes trainings from the landscape's table, which is not there: {args.table}")
 
 
+def recorded(args: Regret, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the recorded file, as they were logged, if these settings and this code made them."""
+    path = args.out / FILE
+    known = json.loads(path.read_text()) if path.is_file() else None
+    if known is None or known["settings"] != placeless(as_plain(settings)) or changed(known["provenance"]["modules"]):
+        return []
+    return [{name: value for name, value in row.items() if name not in JUDGED} for row in known["rows"]]
+
+
 def main(args: Regret) -> None:
     """Do what is not done yet and write the file."""
     start = begin(None if args.cell else args.out)
@@ -230,19 +250,26 @@ def main(args: Regret) -> None:
         print(json.dumps(row_of(work, args.cell), indent=1))
         return
     settings = {"search": find, "recipe": recipe, "seeds": args.seeds, "budget": args.budget, "scored": args.scored}
+    table = load(args.table) if args.table.is_file() else None
     with resumable(args.runs / "regret", "regret", settings) as run:
-        done = {(row["method"], row["seed"]) for row in run.history()}
+        for row in [] if run.history() else recorded(args, settings):
+            run.log(row)
+
+        def current() -> list[dict[str, Any]]:  # what a smaller table told is of no more use
+            return [row for row in run.history() if row.get("known") in (None, table and len(table))]
+
+        done = {(row["method"], row["seed"]) for row in current()}
         pieces = [(method, seed) for seed in range(args.searches) for method in args.methods]
         pieces = [piece for piece in pieces if piece not in done]
         work_on = partial(row_of, work)
-        for row in spread(work_on, pieces, jobs=args.jobs, title="searching", progress=True, done=len(done)):
-            run.log(row)
-        rows = run.history()
-    found: dict[str, Any] = {"seed": 0, "search_recipe": as_plain(find), "recipe": as_plain(recipe)}
-    found |= {"budget": args.budget, "scored": args.scored, "ranked": args.ranked}
-    if args.table.is_file():
-        found["methods"] = judged(rows, load(args.table))
-    write(args.out / "regret_cifar10.json", {**found, "rows": rows}, start)
+        with stopped_after(args.minutes):
+            for row in spread(work_on, pieces, jobs=args.jobs, title="searching", progress=True, done=len(done)):
+                run.log(row)
+        rows = current()
+    found = {"seed": 0, "settings": as_plain(settings), "ranked": args.ranked}
+    if table is not None:
+        found |= {"trainings": len(table), "methods": judged(rows, table)}
+    write(args.out / FILE, {**found, "rows": rows}, start)
 
 
 if __name__ == "__main__":

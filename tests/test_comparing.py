@@ -185,6 +185,10 @@ def test_the_benchmark_records_judges_and_grows(args, capsys):
         answer = regret.answer_of(row, load(args.table))
         assert answer.mean == pytest.approx(sum(values) / 2)
         assert row["judged"]["percentile"] == pytest.approx(load(args.table).percentile(answer))
+    elsewhere = replace(args, methods=methods, runs=args.runs / "other")
+    regret.main(elsewhere)  # from the recorded file alone
+    again = json.loads((args.out / "regret_cifar10.json").read_text())
+    assert (again["rows"], again["methods"]) == (found["rows"], found["methods"])
     capsys.readouterr()
     regret.main(replace(args, cell=("darts", 0)))  # one cell again
     again = json.loads(capsys.readouterr().out)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import distributed
 import imagenet_scores
 import joblib
+import measure
 import pytest
 import torch
 import truth
@@ -179,7 +180,7 @@ def test_time_that_is_over_ends_it_with_what_is_there(args, capsys, monkeypatch)
             Timer.act()
 
     plain = Run.log
-    monkeypatch.setattr(imagenet_scores.threading, "Timer", Timer)
+    monkeypatch.setattr(measure.threading, "Timer", Timer)
     monkeypatch.setattr(Run, "log", log)
     imagenet_scores.main(args("short", minutes=1))
     assert len(scores_of(args("short"))["scores"]["meco"]["0"]["autoformer-t"]["total"]) == 2

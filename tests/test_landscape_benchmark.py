@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import landscape as benchmark
+import measure
 import numpy as np
 import pytest
 from test_landscape import RECIPE as SMALL
@@ -42,7 +43,7 @@ def test_a_table_is_written_goes_on_and_is_checked(args, capsys, monkeypatch):
 
     plain = benchmark.Run.log
     with monkeypatch.context() as patched:
-        patched.setattr(benchmark.threading, "Timer", Timer)
+        patched.setattr(measure.threading, "Timer", Timer)
         patched.setattr(benchmark.Run, "log", log)
         benchmark.main(replace(args, minutes=2))
     part = load(args.table)
