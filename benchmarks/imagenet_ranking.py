@@ -103,8 +103,9 @@ def gain(base: np.ndarray, x: np.ndarray, y: np.ndarray, resamples: int) -> dict
 
 
 def judged(by_seed: Sequence[np.ndarray], y: np.ndarray, networks: Sequence[Trained], resamples: int) -> dict[str, Any]:
-    """Return all that is asked of a score: the mean over seeds of the weights, and τ of each seed."""
-    x, sizes, cells = np.mean(by_seed, axis=0), sizes_of(networks), cells_of(networks)
+    """Return all that is asked of a score: of the mean over the seeds with all networks, and of each seed its τ."""
+    whole, fewest = [one for one in by_seed if len(one) == len(y)], min(map(len, by_seed))
+    x, sizes, cells = np.mean(whole, axis=0), sizes_of(networks), cells_of(networks)
     some = {"resamples": resamples}
     size = np.column_stack(list(sizes.values()))
     best, worst = st.ranks_of_top(x, y)
@@ -121,7 +122,8 @@ def judged(by_seed: Sequence[np.ndarray], y: np.ndarray, networks: Sequence[Trai
         "ranks_of_top_10": [best, worst],
         "adds_to_size": gain(size, x, y, resamples),
         "adds_to_cells": gain(np.column_stack([size, cells[:, None] == np.unique(cells)]), x, y, resamples),
-        "kendall_by_seed": [float(stats.kendalltau(one, y).statistic) for one in by_seed],
+        "kendall_by_seed": [float(stats.kendalltau(one[:fewest], y[:fewest]).statistic) for one in by_seed],
+        "networks_by_seed": fewest,
     }
 
 
@@ -181,15 +183,15 @@ def curves(columns: Columns, y: np.ndarray, params: np.ndarray, known: np.ndarra
 
 
 def columns_of(scores: Mapping[str, Any], space: str) -> Columns:
-    """Return the scores of a space by name, one list a seed, of networks in the order of scoring."""
+    """Return the scores of a space by name, one list a seed, the longest first, in the order of scoring."""
     columns: Columns = {}
     for name, by_seed in scores.items():
         told = [some[space] for some in by_seed.values() if space in some and None not in some[space]["total"]]
         if not told:
             continue
-        count = min(len(one["total"]) for one in told)
-        columns[name] = [np.array(one["total"][:count]) for one in told]
-        parts = [{part: np.array(values[:count]) for part, values in one.items()} for one in told]
+        parts = [{part: np.array(values) for part, values in one.items()} for one in told]
+        parts.sort(key=lambda one: -len(one["total"]))
+        columns[name] = [one["total"] for one in parts]
         if name == "dss":
             columns["dss, no gradient of QKV"] = [p["projection"] + p["mlp"] for p in parts]
             columns["dss, diversity"], columns["dss, saliency"] = ([p[k] for p in parts] for k in ("msa", "mlp"))
@@ -202,10 +204,12 @@ def combine(columns: Columns, networks: Sequence[Trained]) -> None:
     """Rank by AZ-NAS as published, among the networks of a space: ranks of its scores and of complexity."""
     if "az-nas" not in columns:
         return
-    cost = sizes_of(networks[: len(columns["az-nas"][0])])["macs"]
-    by_seed = list(zip(*(columns[f"az-nas, {part}"] for part in AZ), strict=True))
-    columns["az-nas"] = [st.sum_of_log_ranks([*parts, cost]) for parts in by_seed]
-    columns["az-nas, no progressivity"] = [st.sum_of_log_ranks([e, t, cost]) for e, _, t in by_seed]
+    cost_of_all = sizes_of(networks)["macs"]
+    by_seed = [
+        (*parts, cost_of_all[: len(parts[0])]) for parts in zip(*(columns[f"az-nas, {k}"] for k in AZ), strict=True)
+    ]
+    columns["az-nas"] = [st.sum_of_log_ranks(parts) for parts in by_seed]
+    columns["az-nas, no progressivity"] = [st.sum_of_log_ranks([e, t, cost]) for e, _, t, cost in by_seed]
 
 
 def readings(columns: Columns, y: np.ndarray) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import claims as page
 import evidence
 import pytest
-from findings import FINDINGS, against, findings
+from findings import FINDINGS, findings
 
 from dasvit.zoo import TABLE_1
 
@@ -111,7 +111,15 @@ def test_every_number_that_is_named_is_known_and_none_is_left_over(known):
     named = {key for words in said for key in re.findall(r"\{(\w+)\}", words)}
     pages = [path.read_text() for kind in ("md", "ipynb") for path in (ROOT / "book").glob(f"*.{kind}")]
     named |= {key for text in pages for key in re.findall(r"\{number\}`(\w+)`", text)}
-    chosen_by = {"plain_fits", "ours_fits", "imagenet_adds", "imagenet_adds_to_cells", "on_gpu"}
+    chosen_by = {
+        "plain_fits",
+        "ours_fits",
+        "imagenet_adds",
+        "imagenet_adds_to_cells",
+        "on_gpu",
+        "regret_share",
+        "regret_p",
+    }
     assert named | chosen_by == set(known)
 
 
@@ -140,12 +148,6 @@ def test_what_is_seen_in_trend_is(known):
         assert dss > max(others)
 
 
-def test_a_difference_is_told_by_its_interval():
-    assert against(evidence.Range(1, 0.5, 1.5), "chance") == "above chance"
-    assert against(evidence.Range(-1, -1.5, -0.5), "chance") == "below chance"
-    assert against(evidence.Range(1, -0.5, 2.5), "chance") == "not to be told from chance"
-
-
 def test_findings_follow_the_numbers(known):
     def found(name, **other):
         return findings(known | other)[name]
@@ -155,8 +157,10 @@ def test_findings_follow_the_numbers(known):
     lost = found("07_retraining", digits_random=little, cifar_random=little)
     assert lost.startswith("**The search did not pay at our scale**: ")
     assert "is +2.0 [-1.0, +5.0] points on digits" in lost
-    assert "below a random draw" in found("11_landscape", landscape_searched=evidence.Range(30, 20, 40, ".0f"))
-    assert "30 [20, 40] %" in found("11_landscape", landscape_searched=evidence.Range(30, 20, 40, ".0f"))
+    better = {"regret_dasvit": evidence.Range(80, 70, 90, ".0f"), "regret_share": much._replace(value=0.8)}
+    assert "better than 80 [70, 90] % of the space**: better than random" in found("13_regret", regret_p=0.01, **better)
+    assert "worse than random" in found("13_regret", regret_p=0.01, regret_share=much._replace(value=0.2))
+    assert "not to be told from random" in found("13_regret", regret_p=0.2, **better)
     assert "more than size in T and B**" in found("09_training_free", imagenet_adds_to_cells=["T", "B"])
     assert "hardly more than size**" in found("09_training_free", imagenet_adds=["T"], imagenet_adds_to_cells=[])
     assert "no more than size**" in found("09_training_free", imagenet_adds=[], imagenet_adds_to_cells=[])

@@ -39,8 +39,12 @@ def made(tmp_path_factory):
         "dss-released": {"0": {"autoformer-b": {k: list(v) for k, v in released.items()}}},
         "meco": {"0": {"autoformer-b": {"total": list(rng.normal(size=60))}}},
         "zico": {"0": {"autoformer-b": {"total": [1.0, 2.0]}}},
-        "az-nas": {"0": {"autoformer-b": {k: list(rng.normal(size=50)) for k in ("total", *ranking.AZ)}}},
+        "az-nas": {
+            seed: {"autoformer-b": {k: list(rng.normal(size=n)) for k in ("total", *ranking.AZ)}}
+            for seed, n in (("0", 50), ("1", 35))
+        },
     }
+    scores["dss"]["2"] = {"autoformer-b": {k: list(other[at][:60]) for k in dss}}
     networks = {"autoformer-b": {"number": [n.number for n in order], "line": at}}
     (path / "scores.json").write_text(json.dumps({"networks": networks, "scores": scores}))
     ranking.main(ranking.Rank(path / "file", path / "scores.json", 100, path / "out.json"))
@@ -55,7 +59,12 @@ def test_what_is_known_beyond_size_is_found(made):  # ledger A48
     assert dss["adds_to_size"]["low"] > 0.1
     assert dss["adds_to_size"]["p_holm"] < 1e-6
     assert dss["within_cells"]["value"] > dss["kendall"]["value"] - 0.1
-    assert dss["kendall_by_seed"][0] == dss["kendall_by_seed"][1] == pytest.approx(dss["kendall"]["value"])
+    first, second, third = dss["kendall_by_seed"]
+    assert first == second > 0.3 > abs(third)  # a seed with few networks moves nothing but its own τ
+    assert dss["networks_by_seed"] == 60
+    assert told["scores"]["meco"]["kendall_by_seed"] == pytest.approx([told["scores"]["meco"]["kendall"]["value"]])
+    assert told["scores"]["az-nas"]["networks"] == 50
+    assert (told["scores"]["az-nas"]["networks_by_seed"], len(told["scores"]["az-nas"]["kendall_by_seed"])) == (35, 2)
     assert released["given_params"]["low"] < 0 < released["given_params"]["high"]
     assert released["adds_to_size"]["value"] < 0.02 < dss["adds_to_size"]["value"]
     assert released["adds_to_size"]["p_holm"] > 0.05

@@ -24,6 +24,7 @@ RUNS = {"digits": "digits_tiny", "cifar": "cifar10_small"}
 REPORTS = {"digits": "correlation_digits", "cifar10": "correlation_cifar10"}
 NAMES = {"msa": "attentions", "mlp": "MLPs", "skip": "identities"}
 SPACES = "TSB"
+JUDGED = ("dasvit", "dasvit-all-tokens", "dasvit-unfair", "dasvit-one-stage", "darts")
 CARD = 24 * 2**30  # bytes of the card in the paper
 
 
@@ -56,7 +57,7 @@ def numbers(root: Path = ROOT) -> Numbers:
         return json.loads((root / "book" / "results" / f"{name}.json").read_text())
 
     found: Numbers = {"on_gpu": sorted(p.stem for p in (root / "book" / "results" / "gpu").glob("*.json"))}
-    for part in (_memory, _planned, _searches, _training_free, _imagenet, _landscape, _latency, _trials):
+    for part in (_memory, _planned, _searches, _training_free, _imagenet, _landscape, _regret, _latency, _trials):
         found |= part(recorded)
     operations = Counter(operation.kind for operation in SearchSpace().operations)
     stages = ", ".join(f"{epochs} epochs at {depth} layers" for depth, _, epochs in SEARCH["paper"].stages)
@@ -111,12 +112,6 @@ def points(run: Mapping[str, Any], peer: str) -> Range:
     """Return how many points of top-1 the encoders found are above a peer, see :func:`dasvit.evidence.compare`."""
     mean_, half, _ = (100 * value for value in compare(run, peer))
     return Range(mean_, mean_ - half, mean_ + half)
-
-
-def interval(sample: Sequence[float], form: str = "+.1f") -> Range:
-    """Return the mean of a sample with Student's interval."""
-    low, high = stats.t.interval(0.95, len(sample) - 1, mean(sample), stats.sem(sample))
-    return Range(mean(sample), low, high, form)
 
 
 def _costs(recorded: Recorded, rows: Mapping[str, Any]) -> Numbers:
@@ -186,18 +181,27 @@ def tested(recorded: Mapping[str, Any], word: str) -> list[list[float]]:
 
 def _landscape(recorded: Recorded) -> Numbers:
     truth, landmarks = load("cifar10"), recorded("landmarks_cifar10")
-    seed = truth.model("test").variances.seed
+    (values,) = tested(landmarks, "dasvit-cifar10")
+    error = (truth.model("test").variances.seed / len(values)) ** 0.5
+    published = truth.percentile(Answer(mean(values), error, len(values), measured=True))
+    return {"landscape_published": f"{published:.0f}"}
 
-    def percentiles(word: str) -> list[float]:
-        answers = (Answer(mean(t), (seed / len(t)) ** 0.5, len(t), measured=True) for t in tested(landmarks, word))
-        return [truth.percentile(answer) for answer in answers]
 
-    return {
-        "landscape_encoders": f"{len(truth.numbers):,}",
-        "landscape_functions": f"{recorded('landscape_cifar10')['functions']:,}",
-        "landscape_searched": interval(percentiles(f"{RUNS['cifar']}, search"), ".0f"),
-        "landscape_published": f"{percentiles('dasvit-cifar10')[0]:.0f}",
-    }
+def _regret(recorded: Recorded) -> Numbers:
+    """What the searches of a method are worth on the landscape, and whether equal cost buys more elsewhere."""
+    run, told = recorded("regret_cifar10"), {}
+    rows = {row["method"]: row for row in run["methods"]}
+    for name in JUDGED:
+        row, key = rows[name], f"regret_{name.replace('-', '_')}"
+        found = [Genotype.from_json(one["genotype"]) for one in run["rows"] if one["method"] == name]
+        kinds = Counter(operation.kind for genotype in found for _, operation in genotype.edges)
+        blind = sum(not genotype.has_attention for genotype in found)
+        told[key] = Range(row["percentile"], *row["percentile_interval"], ".0f")
+        told[f"{key}_blind"] = f"{blind} of {len(found)}"
+        told[f"{key}_skips"] = f"{kinds['skip']} of {kinds.total()}"
+    share = rows["dasvit"]["beats_random"], *rows["dasvit"]["beats_random_interval"]
+    about = {"regret_searches": rows["dasvit"]["searches"], "regret_p": rows["dasvit"]["p_holm"]}
+    return {**told, **about, "regret_share": Range(*share, ".2f")}
 
 
 def _latency(recorded: Recorded) -> Numbers:

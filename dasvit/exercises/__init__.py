@@ -1,7 +1,7 @@
 """Exercises that check themselves: :func:`check` says whether an answer is right, and if not, what to look at.
 
 How to use it stands on the book's first page. Each chapter's answers are a module of their own, ``chapter01`` to
-``chapter12``, with one name, ``ANSWERS``; they are loaded when an exercise is checked.
+``chapter13``, with one name, ``ANSWERS``; they are loaded when an exercise is checked.
 """
 
 from __future__ import annotations
