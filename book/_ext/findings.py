@@ -23,7 +23,7 @@ def _regret(n: Numbers) -> str:
     return (
         "**What {regret_searches} DASViT searches found is better than {regret_dasvit} % of the space**: "
         f"{stands} random search of equal cost. "
-        "Plain DARTS comes to {regret_darts} %; {regret_darts_blind} of its encoders lack attention."
+        "Plain DARTS comes to {regret_darts} %; {regret_darts_blind} lack attention."
     )
 
 
