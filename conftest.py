@@ -71,6 +71,7 @@ LONG = {  # modules whose tests take long, the longest first; True: torch's own 
     "imagenet": False,
     "gpu_benchmarks": False,
     "boundary": False,
+    "spread": False,
     "faults": False,
     "search": True,
     "plan": True,

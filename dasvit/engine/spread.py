@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
@@ -64,12 +66,23 @@ def _made(work: Callable[[Piece], Made], pieces: Sequence[Piece], jobs: int) -> 
     """Yield results in their order; where a backend hands over whole lists only, as Ray's does, round after round."""
     backend, _ = get_active_backend()
     if backend.supports_return_generator:
-        yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(work)(piece) for piece in pieces)
+        yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(_trimmed)(work, piece) for piece in pieces)
         return
     with Parallel(n_jobs=jobs) as parallel:
         size = 2 * effective_n_jobs(jobs)
         for start in range(0, len(pieces), size):
-            yield from parallel(delayed(work)(piece) for piece in pieces[start : start + size])
+            yield from parallel(delayed(_trimmed)(work, piece) for piece in pieces[start : start + size])
+
+
+def _trimmed(work: Callable[[Piece], Made], piece: Piece) -> Made:
+    """Do a piece, and give the memory that it has freed back to the system.
+
+    glibc keeps it, joblib takes that for a leak, and ends and starts its processes over and over.
+    """
+    made = work(piece)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+    return made
 
 
 @contextmanager
