@@ -7,8 +7,8 @@ Each search has its own seed and runs on one thread, on the 5,000 training image
 trained three times by the landscape's recipe and held against its table, where there is one: percentile, regret, and
 the probability of beating random search at equal seconds. Searches that judge encoders one by one take what they are
 told from the table. Interrupt it as you like: the same command goes on where it stopped, with more seeds or methods
-too, also from the recorded file alone while the code is the same. ``--cell`` makes one search again, as it is in the
-file, and prints its row; with ``--seeds 1`` of the trainings only the first.
+too, also from the recorded file alone, in which each row names the commit that made it. ``--cell`` makes one search
+again, as it is in the file, and prints its row; with ``--seeds 1`` of the trainings only the first.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ import torch
 import tyro
 from landmarks import recipe_of, told
 from landscape import TABLE, Grow, settings_of
-from measure import begin, one_line, placeless, resumable, stopped_after, write
+from measure import begin, one_line, placeless, resumable, source, stopped_after, write
 from scipy import stats
 
 from dasvit.counting import complexity
 from dasvit.engine.hardware import Hardware
-from dasvit.engine.provenance import changed
 from dasvit.engine.runs import RunFailedError, as_plain
 from dasvit.engine.seeds import derive
 from dasvit.engine.spread import one_thread, spread
@@ -226,12 +225,13 @@ def check(args: Regret) -> None:
 
 
 def recorded(args: Regret, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the recorded file, as they were logged, if these settings and this code made them."""
+    """Return the rows of the recorded file, as they were logged, if they are of these settings."""
     path = args.out / FILE
     known = json.loads(path.read_text()) if path.is_file() else None
-    if known is None or known["settings"] != placeless(as_plain(settings)) or changed(known["provenance"]["modules"]):
+    if known is None or known["settings"] != placeless(as_plain(settings)):
         return []
-    return [{name: value for name, value in row.items() if name not in JUDGED} for row in known["rows"]]
+    made = {"commit": known["provenance"]["commit"]}
+    return [made | {name: value for name, value in row.items() if name not in JUDGED} for row in known["rows"]]
 
 
 def main(args: Regret) -> None:
@@ -264,7 +264,7 @@ def main(args: Regret) -> None:
         work_on = partial(row_of, work)
         with stopped_after(args.minutes):
             for row in spread(work_on, pieces, jobs=args.jobs, title="searching", progress=True, done=len(done)):
-                run.log(row)
+                run.log({**row, "commit": source()["commit"]})
         rows = current()
     found = {"seed": 0, "settings": as_plain(settings), "ranked": args.ranked}
     if table is not None:

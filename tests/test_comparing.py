@@ -189,6 +189,7 @@ def test_the_benchmark_records_judges_and_grows(args, capsys):
     regret.main(elsewhere)  # from the recorded file alone
     again = json.loads((args.out / "regret_cifar10.json").read_text())
     assert (again["rows"], again["methods"]) == (found["rows"], found["methods"])
+    assert {row["commit"] for row in again["rows"]} == {found["provenance"]["commit"]}
     capsys.readouterr()
     regret.main(replace(args, cell=("darts", 0)))  # one cell again
     again = json.loads(capsys.readouterr().out)
