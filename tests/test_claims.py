@@ -156,17 +156,17 @@ def test_findings_follow_the_numbers(known):
     assert found("07_retraining", digits_random=much, cifar_random=little).startswith("**The search paid on digits**")
     lost = found("07_retraining", digits_random=little, cifar_random=little)
     assert lost.startswith("**The search did not pay at our scale**: ")
-    assert "is +2.0 [-1.0, +5.0] points on digits" in lost
+    assert "+2.0 [-1.0, +5.0] points of top-1 on digits" in lost
     better = {"regret_dasvit": evidence.Range(80, 70, 90, ".0f"), "regret_share": much._replace(value=0.8)}
-    assert "better than 80 [70, 90] % of the space**: better than random" in found("13_regret", regret_p=0.01, **better)
+    assert "beat 80 [70, 90] % of the space**, better than random" in found("13_regret", regret_p=0.01, **better)
     assert "worse than random" in found("13_regret", regret_p=0.01, regret_share=much._replace(value=0.2))
     assert "not to be told from random" in found("13_regret", regret_p=0.2, **better)
     assert "more than size in T and B**" in found("09_training_free", imagenet_adds_to_cells=["T", "B"])
     assert "hardly more than size**" in found("09_training_free", imagenet_adds=["T"], imagenet_adds_to_cells=[])
     assert "no more than size**" in found("09_training_free", imagenet_adds=[], imagenet_adds_to_cells=[])
     assert "Nothing has been measured on a GPU" in found("10_claims", on_gpu=["planned"])
-    assert "Measured on a GPU: memory**" in found("10_claims", on_gpu=["memory", "planned"])
-    assert found("05_fairness", skips=30).startswith("**Skip-connections take over")
+    assert "Measured on a GPU: memory.**" in found("10_claims", on_gpu=["memory", "planned"])
+    assert found("05_fairness", skips=30).startswith("**Skips take over")
     assert found("memory", ours_fits=False).startswith("**The search does not fit")
 
 

@@ -12,8 +12,8 @@ def _search(n: Numbers) -> str:
     paid = " and ".join(name for name, gain in images.items() if gain.low > 0)
     head = f"The search paid on {paid}" if paid else "The search did not pay at our scale"
     return (
-        f"**{head}**: top-1 of encoders found, less that of random ones of their size, is "
-        "{digits_random} points on digits and {cifar_random} on CIFAR-10."
+        f"**{head}**: against random encoders of equal size "
+        "{digits_random} points of top-1 on digits, {cifar_random} on CIFAR-10."
     )
 
 
@@ -21,46 +21,39 @@ def _regret(n: Numbers) -> str:
     better = "better" if n["regret_share"].value > 0.5 else "worse"
     stands = f"{better} than" if n["regret_p"] < 0.05 else "not to be told from"
     return (
-        "**What {regret_searches} DASViT searches found is better than {regret_dasvit} % of the space**: "
-        f"{stands} random search of equal cost. "
-        "Plain DARTS comes to {regret_darts} %; {regret_darts_blind} lack attention."
+        "**{regret_searches} searches by DASViT beat {regret_dasvit} % of the space**, "
+        f"{stands} random search of equal cost; plain DARTS "
+        "{regret_darts} %."
     )
 
 
 def _counting(n: Numbers) -> str:
-    return (
-        "**Table I probably mixes two ways of counting.** With every matrix product counted, DASViT needs "
-        "{macs_saved} % fewer operations than ViT; the {parameters_saved} % fewer parameters are as printed."
-    )
+    return "**Table I probably mixes two ways of counting**: in full, {macs_saved} % of operations are saved."
 
 
 def _memory(n: Numbers) -> str:
     head = "The search fits a card of 24 GB" if n["ours_fits"] else "The search does not fit a card of 24 GB"
     plain = "plain DARTS fits, too" if n["plain_fits"] else "plain DARTS does not"
-    return f"**{head}, {plain}**: {{ours_gigabytes}} against {{plain_gigabytes}} GB (counted, not measured)."
+    return f"**{head}, {plain}**: {{ours_gigabytes}} against {{plain_gigabytes}} GB, counted."
 
 
 def _skips(n: Numbers) -> str:
-    head = "Skip-connections take over" if 2 * n["skips"] > n["edges"] else "Skip-connections do not take over"
-    return (
-        f"**{head} under the fairness term**: "
-        "they are {skips} of the {edges} edges that {searches} searches chose."
-    )
+    head = "Skips take over" if 2 * n["skips"] > n["edges"] else "Skips do not take over"
+    return f"**{head} under the fairness term**: {{skips}} of {{edges}} edges of {{searches}} searches."
 
 
 def _scores(n: Numbers) -> str:
     more = " and ".join(n["imagenet_adds_to_cells"])
     head = f"more than size in {more}" if more else "hardly more" if n["imagenet_adds"] else "no more"
     return (
-        f"**A score without training tells {head}{'' if more else ' than size'}**: on ImageNet, Kendall's τ with "
-        "accuracy is {imagenet_dss} for DSS and {imagenet_params} for the parameter count (AutoFormer's T, S and B)."
+        f"**A score without training tells {head}{'' if more else ' than size'}**: on ImageNet, τ of DSS is "
+        "{imagenet_dss}, that of the parameter count {imagenet_params}."
     )
 
 
 def _gpu(n: Numbers) -> str:
     steps = ", ".join(name for name in n["on_gpu"] if name != "planned")
-    head = f"Measured on a GPU: {steps}" if steps else "Nothing has been measured on a GPU yet"
-    return f"**{head}**; what {'else ' * bool(steps)}the paper claims at 224 pixels is open."
+    return f"**{f'Measured on a GPU: {steps}' if steps else 'Nothing has been measured on a GPU yet'}.**"
 
 
 FINDINGS: dict[str, Callable[[Numbers], str]] = {
