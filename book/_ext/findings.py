@@ -33,8 +33,8 @@ def _counting(n: Numbers) -> str:
 
 def _memory(n: Numbers) -> str:
     head = "The search fits a card of 24 GB" if n["ours_fits"] else "The search does not fit a card of 24 GB"
-    plain = "plain DARTS fits, too" if n["plain_fits"] else "plain DARTS does not"
-    return f"**{head}, {plain}**: {{ours_gigabytes}} against {{plain_gigabytes}} GB, counted."
+    plain = "plain DARTS fits, too" if n["plain_fits"] else "plain DARTS not"
+    return f"**{head}, {plain}**: {{ours_gigabytes}} and {{plain_gigabytes}} GB, counted."
 
 
 def _skips(n: Numbers) -> str:
