@@ -1,4 +1,4 @@
-"""What searches are worth: their encoders against the landscape, and against random search of equal cost (chapter 12).
+"""What searches are worth: their encoders against the landscape, and against random search of equal cost (chapter 13).
 
 A search that took s seconds is held against random searches that train encoders until s seconds are over. Its *share*
 is the probability that its encoder is better than the one such a search finds. Of a method that is no better and no
