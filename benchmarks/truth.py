@@ -86,11 +86,11 @@ def _network(line: int, told: dict[str, Any]) -> Trained:
     return Trained(name, number, line, told["dim"], depth, told["top1"], parameters, told["flops_millions"])
 
 
-def macs(space: str, number: int) -> int:
-    """Return the multiply-accumulates of a network for an image of 224 pixels, which are those of its parts."""
+def macs(space: str, number: int, layers: int | None = None) -> int:
+    """Return the multiply-accumulates of a network, or of its first layers, for an image of 224 pixels."""
     c = SPACES[space][number]  # type: ignore[index]
-    layers = zip(c.num_heads, c.mlp_ratios, strict=True)
-    return _macs(space, c.dim, ()) + sum(_macs(space, c.dim, layer) for layer in layers)
+    those = list(zip(c.num_heads, c.mlp_ratios, strict=True))[:layers]
+    return _macs(space, c.dim, ()) + sum(_macs(space, c.dim, layer) for layer in those)
 
 
 @cache

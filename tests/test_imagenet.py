@@ -13,10 +13,12 @@ import measure
 import pytest
 import torch
 import truth
+from torch.utils.flop_counter import FlopCounterMode
 
 from dasvit.counting import complexity
 from dasvit.engine.runs import Run
 from dasvit.training_free import SPACES, Shape
+from dasvit.training_free.roles import linear_call, record_linear
 
 
 def line_of(name, number, top1=75.0):
@@ -88,9 +90,24 @@ def test_products_are_those_of_the_parts(name):
         assert truth.macs(name, number) == complexity(SPACES[name].fresh(number, Shape()), 224).macs
 
 
+def test_products_of_te_are_those_that_are_computed():
+    """Three passes for each gradient, a thousand points up to the first units; the classifier is a thousandth more."""
+    number = SPACES["autoformer-t"].sample(random.Random(3))
+    with torch.device("meta"):
+        network = SPACES["autoformer-t"].fresh(number, Shape())
+        calls = record_linear(network, torch.empty(1, 3, 224, 224))[1]
+        first = next(i for i, call in enumerate(calls) if call.role == "mlp")
+        with FlopCounterMode(display=False) as counter:
+            linear_call(network, torch.empty(1, 3, 224, 224), first)
+    begun = counter.get_total_flops() / 2
+    expected = 3 * imagenet_scores.BATCH * truth.macs("autoformer-t", number) + imagenet_scores.POINTS * begun
+    assert imagenet_scores.products("te", "autoformer-t", number) == pytest.approx(expected, rel=2e-3)
+    assert imagenet_scores.products("meco", "autoformer-t", number) == truth.macs("autoformer-t", number)
+
+
 @pytest.fixture
 def args(tmp_path, lines, monkeypatch):
-    monkeypatch.setattr(imagenet_scores, "NEVER", set(imagenet_scores.INDICATORS) - {"meco"})
+    monkeypatch.setattr(imagenet_scores, "COSTED", ("meco",))
     path = write(tmp_path / "file", lines[:6])
     return lambda name, **more: imagenet_scores.Score(
         path, ("meco",), runs=tmp_path / name, out=tmp_path / f"{name}.json", **more

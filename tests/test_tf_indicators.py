@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from dasvit import build, complexity
 from dasvit.autoformer import build_autoformer
 from dasvit.training_free import INDICATORS, Probe, score
+from dasvit.training_free.indicators import regions
+from dasvit.training_free.roles import linear_call, record_linear
 
 SMALL = {"image_size": 8, "patch_size": 4, "in_channels": 1, "num_classes": 5}
 
@@ -127,6 +129,38 @@ def test_te(model, probe):  # ledger A30
     assert found["condition"] == pytest.approx((values[-1] / values[0]).item(), rel=1e-6)
     assert 1 <= found["regions"] <= 1000
     assert found["total"] == pytest.approx(math.log(found["regions"]) - math.log(found["condition"]))
+
+
+@pytest.mark.parametrize("kind", ["dasvit", "autoformer", "short"])
+def test_regions_are_those_of_the_whole_network(kind, model):
+    """Points so near each other that many are equal in the first MLP, some of which later ones tell apart."""
+    if kind == "autoformer":
+        model = build_autoformer(16, [1, 2], [2, 3], head_dim=8, **SMALL).double()
+    if kind == "short":
+        model = build("dasvit-cifar10", dim=24, depth=2, class_token_last=True, **SMALL).double()
+    a, b = torch.randn(2, 1, 1, 8, 8, dtype=torch.double)
+    images = a + torch.linspace(0, 0.2, 200, dtype=torch.double)[:, None, None, None] * (b - a)
+    calls = record_linear(model.eval(), images)[1]
+    hidden = [(call.y > 0).flatten(1) for call in calls if call.role == "mlp"][::2]
+    first, whole = hidden[0].unique(dim=0), torch.cat(hidden, dim=1).unique(dim=0)
+    assert 1 < len(first) < len(whole) < len(images)
+    computed = []
+    model.head.register_forward_hook(lambda _, inputs, __: computed.append(len(inputs[0])))
+    assert regions(model, images, batch_size=7) == len(whole)
+    assert regions(model, 1e3 * torch.randn(99, 1, 8, 8, dtype=torch.double)) == 99
+    assert computed[-1] == 1  # which different ones do not need
+    with pytest.raises(ValueError, match="VisionTransformer has no MLP: it has no activation patterns"):
+        regions(build('{"format": 1, "nodes": [[[0, "msa:4"]]]}', dim=24, depth=1, **SMALL), images.float())
+
+
+def test_a_call_of_a_linear_layer(model, probe):
+    calls = record_linear(model, probe.images)[1]
+    for number, call in enumerate(calls):
+        found = linear_call(model, probe.images, number)
+        assert found.weight is call.weight
+        assert torch.equal(found.y, call.y)
+    with pytest.raises(ValueError, match=f"has {len(calls)} calls of linear layers: none is {len(calls)}"):
+        linear_call(model, probe.images, len(calls))
 
 
 def test_noise_is_drawn_by_the_seed(model):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from ..counting import complexity
 from .diversity import DSS, absolute, channels_of, dss
 from .later import autoprox, az_nas, meco, zico
 from .probing import Probe, Score, differentiable, evaluated
-from .roles import record_linear
+from .roles import LinearCall, linear_call, record_linear
 
 
 def params(model: nn.Module, probe: Probe) -> Score:
@@ -78,7 +79,8 @@ def naswot(model: nn.Module, probe: Probe) -> Score:
 
     A unit is a hidden unit of an MLP and a token; it is on where what enters its activation is positive.
     """
-    patterns = _patterns(model, probe)
+    images, _ = probe.batch(model)
+    patterns = (_patterns(model, images) > 0).float()
     off = 1 - patterns
     kernel = patterns @ patterns.T + off @ off.T
     return {"total": float(torch.linalg.slogdet(kernel.double())[1])}
@@ -104,21 +106,60 @@ def te(model: nn.Module, probe: Probe) -> Score:
     generator = torch.Generator().manual_seed(probe.seed)
     points = torch.rand(1000, 2, generator=generator).to(images)
     a, b, c = images[:3]
-    plane = (a + points[:, :1, None, None] * (b - a) + points[:, 1:, None, None] * (c - a)).split(50)
-    patterns = (_patterns(model, Probe(probe.image_size, part)).bool().cpu().numpy() for part in plane)
-    found = {row.tobytes() for part in patterns for row in part}
-    return {"total": math.log(len(found)) - math.log(condition), "regions": float(len(found)), "condition": condition}
+    found = regions(model, a + points[:, :1, None, None] * (b - a) + points[:, 1:, None, None] * (c - a))
+    return {"total": math.log(found) - math.log(condition), "regions": float(found), "condition": condition}
 
 
-def _patterns(model: nn.Module, probe: Probe) -> Tensor:
-    """Return which hidden units of the MLPs are on, ``[b, units]``."""
-    images, _ = probe.batch(model)
+def regions(model: nn.Module, images: Tensor, batch_size: int = 50) -> int:
+    """Count the different activation patterns of images, which are the linear regions they lie in for TE-NAS.
+
+    Images that differ in the units of the first MLP differ in all units. So the network is computed up to there, and
+    the rest of it only for images that are equal so far. Of a thousand points at 224 pixels no two are.
+
+    Args:
+        model: A network with MLPs.
+        images: ``[b, c, h, w]``, in the network's precision.
+        batch_size: Images computed at once.
+
+    Raises:
+        ValueError: If the network has no MLP.
+    """
     with torch.no_grad(), evaluated(model):
-        _, calls = record_linear(model, images)
-    hidden = [c.y for c in calls if c.role == "mlp"][::2]  # the first of each pair feeds the activation
+        first = _hidden(record_linear(model, images[:1])[1], model)[0]
+        begun = [d for part in images.split(batch_size) for d in _digests(linear_call(model, part, first).y)]
+        count = 0
+        for numbers in _equal(begun):
+            some = images[numbers].split(batch_size) if len(numbers) > 1 else ()
+            count += len({d for part in some for d in _digests(_patterns(model, part))}) or 1
+    return count
+
+
+def _equal(values: Sequence[Hashable]) -> Iterable[list[int]]:
+    """Return the places of values, those of equal ones together."""
+    places: dict[Hashable, list[int]] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value, []).append(place)
+    return places.values()
+
+
+def _digests(units: Tensor) -> list[bytes]:
+    """Return, for each image, what tells its pattern of units ``[b, …]`` from any other, in 32 bytes."""
+    return [hashlib.sha256(row.numpy()).digest() for row in (units > 0).flatten(1).cpu()]
+
+
+def _hidden(calls: Sequence[LinearCall], model: nn.Module) -> list[int]:
+    """Return which calls feed an activation, the first of each MLP's two."""
+    hidden = [i for i, call in enumerate(calls) if call.role == "mlp"][::2]
     if not hidden:
         raise ValueError(f"{type(model).__name__} has no MLP: it has no activation patterns")
-    return torch.cat([(y > 0).float().flatten(1) for y in hidden], dim=1)
+    return hidden
+
+
+def _patterns(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the values of the hidden units of the MLPs, which are on where positive, ``[b, units]``."""
+    with torch.no_grad(), evaluated(model):
+        _, calls = record_linear(model, images)
+    return torch.cat([calls[i].y.flatten(1) for i in _hidden(calls, model)], dim=1)
 
 
 def _sum_of_products(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> float:

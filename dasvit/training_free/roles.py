@@ -8,6 +8,7 @@ and no shape is looked at, so that the same code reads our networks, timm's and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,8 +45,9 @@ class LinearCall:
 class _Recorder(TorchFunctionMode):
     """Notes, for every tensor, from which linear layers or attention products it stems, up to the nearest ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         super().__init__()
+        self.limit = limit
         self.calls: list[LinearCall] = []
         self.attentions = 0
         self._sources: dict[int, tuple[Tensor, frozenset[Any]]] = {}  # the tensor is kept, so that its id stays its own
@@ -92,6 +94,8 @@ class _Recorder(TorchFunctionMode):
         elif attention:
             call.role, call.attention = "projection", attention[0]
         self.calls.append(call)
+        if len(self.calls) == self.limit:
+            raise _Enough
         self._mark(y, frozenset([_Call(call)]))
 
     def _product(self, given: list[Any]) -> int | None:
@@ -109,6 +113,10 @@ class _Recorder(TorchFunctionMode):
             if isinstance(stem, _Call) and stem.call.role == "mlp":
                 stem.call.role, stem.call.attention = "qkv", number
         return number
+
+
+class _Enough(Exception):
+    """The last call that was asked for is recorded."""
 
 
 class _Call:
@@ -129,15 +137,36 @@ def record_linear(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Linear
         ValueError: If the model hides its layers in ``nn.MultiheadAttention``.
     """
     with _Recorder() as recorder:
-        if isinstance(model, VisionTransformer):  # all tokens of the last layer are looked at
-            output = model.head(model.pooled(model.forward_features(images)))
-        else:
-            output = model(images)
+        output = _run(model, images)
     makers = recorder.sources(output)
     if all(isinstance(s, _Call) for s in makers):  # else these are features: the tokens still carry their embedding
         for maker in makers:
             maker.call.role = "classifier"
     return output, recorder.calls
+
+
+def _run(model: nn.Module, images: Tensor) -> Tensor:
+    if isinstance(model, VisionTransformer):  # all tokens of the last layer are looked at
+        return model.head(model.pooled(model.forward_features(images)))
+    return model(images)
+
+
+def linear_call(model: nn.Module, images: Tensor, number: int) -> LinearCall:
+    """Run a network up to a call of a linear layer, and no further; return that call, whose role is not known yet.
+
+    Args:
+        model: Any transformer of linear layers.
+        images: ``[b, c, h, w]``.
+        number: Which call, from 0.
+
+    Raises:
+        ValueError: If there are fewer calls.
+    """
+    with _Recorder(number + 1) as recorder, suppress(_Enough):
+        _run(model, images)
+    if len(recorder.calls) <= number:
+        raise ValueError(f"{type(model).__name__} has {len(recorder.calls)} calls of linear layers: none is {number}")
+    return recorder.calls[number]
 
 
 def attentions(calls: Sequence[LinearCall]) -> Iterator[tuple[list[LinearCall], list[LinearCall]]]:
