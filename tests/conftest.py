@@ -1,4 +1,4 @@
-"""Shapes and types of every call into dasvit are checked at run time while the tests run."""
+"""Shapes and types of every call into dasvit are checked at run time, but in the long tests, which would take longer."""
 
 from jaxtyping import install_import_hook
 
@@ -11,6 +11,12 @@ import torch  # noqa: E402
 from dasvit.data.sources import DataSettings, load_data  # noqa: E402
 
 torch.set_num_threads(1)  # the tests run two at a time on two cores
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of the test, which may be a module's
+def pytest_runtest_setup(item):
+    """Leave the checks out of long tests, where they take a quarter of the time; quick ones call the same functions."""
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("long") is not None)
 
 
 @pytest.fixture(autouse=True)

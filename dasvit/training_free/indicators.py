@@ -97,16 +97,18 @@ def te(model: nn.Module, probe: Probe) -> Score:
     if len(images) < 3:
         raise ValueError(f"te looks at the plane through three images: {len(images)} are too few")
     with differentiable(model) as matrices:
-        rows = []
-        for image in images:
-            gradients = torch.autograd.grad(model(image[None]).sum(), matrices, allow_unused=True)
-            rows.append(torch.cat([g.flatten() for g in gradients if g is not None]))
-    values = torch.linalg.eigvalsh((jacobian := torch.stack(rows)).double() @ jacobian.double().T)
+        rows = [torch.autograd.grad(model(image[None]).sum(), matrices, allow_unused=True) for image in images]
+        kernel = torch.zeros(len(images), len(images), dtype=torch.float64)
+        for some in zip(*rows, strict=True):  # the gradients of one matrix, image by image
+            if some[0] is not None:
+                jacobian = torch.stack([gradient.flatten() for gradient in some]).double()
+                kernel += (jacobian @ jacobian.T).cpu()
+    values = torch.linalg.eigvalsh(kernel)
     condition = float(values[-1] / values[0].clamp_min(torch.finfo(torch.float64).tiny))
     generator = torch.Generator().manual_seed(probe.seed)
-    points = torch.rand(1000, 2, generator=generator).to(images)
-    a, b, c = images[:3]
-    found = regions(model, a + points[:, :1, None, None] * (b - a) + points[:, 1:, None, None] * (c - a))
+    second, third = torch.rand(1000, 2, generator=generator).to(images).unbind(1)
+    points = torch.stack([1 - second - third, second, third], dim=1) @ images[:3].flatten(1)
+    found = regions(model, points.unflatten(1, images.shape[1:]))
     return {"total": math.log(found) - math.log(condition), "regions": float(found), "condition": condition}
 
 
