@@ -1,4 +1,4 @@
-"""Shapes and types of every call into dasvit are checked at run time, but in the long tests, which would take longer."""
+"""Shapes and types of every call into dasvit are checked at run time, except in long tests, which would take longer."""
 
 from jaxtyping import install_import_hook
 
