@@ -4,9 +4,9 @@
     python benchmarks/imagenet_scores.py PATH/autoformer-imagenet.jsonl --indicators zico meco --networks 100
 
 Each indicator and seed of the weights is a run of its own, which goes on where it stopped, or after the recorded file
-if the code is the same; networks come in an order of which every beginning is a fair sample. The file of networks is
-described in ``truth.py``; its accuracies are not read here. ``--minutes`` stops in time; what is complete is written,
-and what one network costs.
+if this code would make the same; the file says which commit made how many rows. Networks come in an order of which
+every beginning is a fair sample. The file of networks is described in ``truth.py``; its accuracies are not read here.
+``--minutes`` stops in time; what is complete is written, and what one network costs.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, zip_longest
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from measure import begin, one_line, resumable, stopped_after, write
+from measure import begin, one_line, resumable, source, stopped_after, write
 from truth import Trained, macs, read, stratified
 from tyro.conf import Positional
 
@@ -84,22 +84,6 @@ def score_one(indicator: str, seed: int, place: tuple[str, int]) -> dict[str, An
     return {"space": space, "number": number, **parts, **row.get("errors", {})}
 
 
-def recorded(args: Score, places: Sequence[tuple[str, int]], indicator: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the recorded file if this code and this version of torch made them."""
-    told = json.loads(args.out.read_text()) if args.out.exists() else {}
-    scores = told.get("scores", {}).get(indicator, {}).get(str(seed))
-    if scores is None or changed(told["provenance"]["modules"]):
-        return
-    if told["provenance"]["versions"]["torch"] != torch.__version__.partition("+")[0]:
-        return
-    rows = {space: zip(*parts.values(), strict=True) for space, parts in scores.items()}
-    for space, number in places:
-        values = next(rows.get(space, iter(())), None)
-        if values is None or None in values:  # nothing more, or one that failed
-            return
-        yield {"space": space, "number": number, **dict(zip(scores[space], values, strict=True))}
-
-
 @contextmanager
 def run_of(args: Score, indicator: str, seed: int) -> Iterator[Run]:
     """Open the run of an indicator and a seed of the weights."""
@@ -108,17 +92,58 @@ def run_of(args: Score, indicator: str, seed: int) -> Iterator[Run]:
         yield run
 
 
+def recorded(
+    told: dict[str, Any], places: Sequence[tuple[str, int]], indicator: str, seed: str
+) -> list[dict[str, Any]]:
+    """Return the rows of the recorded file, with the commit that made each, if this code would make them.
+
+    Code that has changed makes them if it makes the same of one network of each space, to the last digit.
+    """
+    scores = told["scores"][indicator][seed]
+    columns = {space: zip(*parts.values(), strict=True) for space, parts in scores.items()}
+    commits = iter([commit for commit, count in told["commits"][indicator][seed] for _ in range(count)])
+    rows = []
+    for space, number in places:
+        values = next(columns.get(space, iter(())), None)
+        if values is None or None in values:  # nothing more, or one that failed
+            break
+        row = {"space": space, "number": number, **dict(zip(scores[space], values, strict=True))}
+        rows.append(row | {"commit": next(commits)})
+    some = (
+        {row["space"]: row for row in random.sample(rows, len(rows))} if changed(told["provenance"]["modules"]) else {}
+    )
+    for space, row in some.items():
+        if score_one(indicator, int(seed), (space, row["number"])) | {"commit": row["commit"]} != row:
+            print(
+                f"{indicator}, seed {seed}: this code scores {space}:{row['number']} otherwise, so all again",
+                flush=True,
+            )
+            return []
+    return rows
+
+
+def adopt(args: Score, places: Sequence[tuple[str, int]]) -> None:
+    """Begin the runs that are not there yet with the rows of the recorded file."""
+    told = json.loads(args.out.read_text()) if args.out.exists() else {"scores": {}}
+    if told["scores"] and told["provenance"]["versions"]["torch"] != torch.__version__.partition("+")[0]:
+        return
+    for indicator, seeds in told["scores"].items():
+        for seed in seeds:
+            with run_of(args, indicator, int(seed)) as run:
+                for row in [] if run.history() else recorded(told, places, indicator, seed):
+                    run.log(row)
+
+
 def score_some(args: Score, places: Sequence[tuple[str, int]], indicator: str, seed: int) -> None:
     """Score networks by one indicator with one seed of the weights, after those that are scored already."""
     with run_of(args, indicator, seed) as run:
-        for row in [] if run.history() else recorded(args, places, indicator, seed):
-            run.log(row)
         done = [(row["space"], row["number"]) for row in run.history()]
         if not all(one == place for one, place in zip(done, places, strict=False)):
             raise ValueError(f"{run.path} has rows of other networks: remove it to start afresh")
         work, left = partial(score_one, indicator, seed), places[len(done) :]
-        for row in spread(work, left, jobs=args.jobs, title=f"{indicator}, seed {seed}", progress=True, done=len(done)):
-            run.log(row)
+        how: Any = {"jobs": args.jobs, "title": f"{indicator}, seed {seed}", "progress": True, "done": len(done)}
+        for row in spread(work, left, **how):
+            run.log(row | {"commit": source()["commit"]})
 
 
 def kept(args: Score) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -140,6 +165,11 @@ def columns(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
         for part in names:
             mine[part].append(row.get(part))
     return told
+
+
+def commits_of(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Return which commit made how many rows, in their order."""
+    return [(commit, len(list(some))) for commit, some in groupby(row["commit"] for row in rows)]
 
 
 def products(indicator: str, space: str, number: int) -> int:
@@ -186,6 +216,7 @@ def main(args: Score) -> None:
         places = [(network.space, network.number) for network in networks]
         spaces = len(dict(places))
         with stopped_after(args.minutes):
+            adopt(args, places)
             for seed in args.seeds:
                 for indicator in args.indicators:
                     score_some(args, places[: spaces * args.networks], indicator, seed)
@@ -195,6 +226,7 @@ def main(args: Score) -> None:
         told["line"] = [n.line for n in networks if n.space == space]
     scores = {name: {seed: columns(some) for seed, some in by_seed.items()} for name, by_seed in rows.items()}
     told = {"seed": 0, "batch_size": BATCH, "images": "Gaussian noise", "networks": order, "scores": scores}
+    told["commits"] = {name: {seed: commits_of(some) for seed, some in by.items()} for name, by in rows.items()}
     write(args.out, told | {"cost": costs(args, places)}, start)
 
 

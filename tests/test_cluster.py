@@ -14,6 +14,7 @@ import distributed
 import joblib
 import pytest
 from joblib.parallel import LokyBackend
+from test_cli import dasvit
 
 from dasvit.training_free import TFSearchSettings, tf_search
 
@@ -134,10 +135,6 @@ def untimed(path):
     return [{k: v for k, v in row.items() if k not in ("seconds", "bytes")} for row in rows(path)]
 
 
-def cli(*arguments):
-    return subprocess.run([sys.executable, "-m", "dasvit.cli", *map(str, arguments)], capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """From the order of the search: the rows that one process logs."""
@@ -145,8 +142,7 @@ def alone(tmp_path_factory):
     @cache
     def search(order):
         out = tmp_path_factory.mktemp("alone") / "run"
-        done = cli("search", *QUICK, *EXACT, "--order", order, "--out", out)
-        assert done.returncode == 0, done.stderr
+        assert dasvit("search", *QUICK, *EXACT, "--order", order, "--out", out) == 0
         return rows(out)
 
     return search
@@ -159,20 +155,26 @@ def same(found, expected):
             assert two["alpha"][edge] == pytest.approx(alpha, abs=1e-5)
 
 
-def refused(command, run):
+@pytest.fixture
+def refused(capsys):
     """Whether a run of two processes refuses to go on with one, in one line."""
-    other = cli(command, "--out", run, "--resume", "--devices", 1)
-    assert other.returncode == 2
-    assert other.stderr.count("\n") == 1
-    return "started with other settings: hardware.devices 1 (was 2); resume without them" in other.stderr
+
+    def asked(command, run):
+        capsys.readouterr()
+        assert dasvit(command, "--out", run, "--resume", "--devices", 1) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        return "started with other settings: hardware.devices 1 (was 2); resume without them" in told
+
+    return asked
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_torchrun_finds_what_one_process_finds_and_goes_on_with_as_many_and_no_other(order, alone, tmp_path):
+def test_torchrun_finds_what_one_process_finds_and_goes_on_with_as_many_and_no_other(alone, refused, tmp_path):
+    """By the second order, whose step ahead is all processes' together; by the first, SLURM starts them below."""
     run = tmp_path / "two"
-    done = torchrun("search", *QUICK, *EXACT, "--order", order, "--devices", 2, "--out", run)
+    done = torchrun("search", *QUICK, *EXACT, "--order", 2, "--devices", 2, "--out", run)
     assert done.returncode == 0, done.stderr
-    same(rows(run), alone(order))
+    same(rows(run), alone(2))
     history, found = untimed(run), (run / "genotype.json").read_text()
     max((run / "checkpoints").iterdir()).unlink()  # as if it had been killed in the last epoch
     assert refused("search", run)
@@ -215,7 +217,7 @@ def test_the_slurm_script_of_the_page_runs_with_two_processes(alone, tmp_path):
     same(rows(tmp_path / "RUN"), alone(1))
 
 
-def test_a_retraining_by_torchrun_goes_on_with_as_many_processes_and_no_other(tmp_path):
+def test_a_retraining_by_torchrun_goes_on_with_as_many_processes_and_no_other(refused, tmp_path):
     quick = ["--data", "digits", "--train-images", 200, "--test-images", 50, "--dim", 24, "--depth", 3]
     quick += ["--genotype", '{"format": 1, "nodes": [[[0, "msa:4"]]]}']  # whose second layer nothing reads
     quick += ["--epochs", 2, "--warmup-epochs", 1, *EXACT]

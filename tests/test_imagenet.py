@@ -174,10 +174,32 @@ def test_it_goes_on_from_the_recorded_file(args, capsys, monkeypatch):
     assert len(scored) == 3
     assert rows_of(part) == rows_of(whole)
     assert scores_of(part) == scores_of(whole)
+    told = json.loads(part.out.read_text())
+    assert told["commits"]["meco"]["0"] == [[told["provenance"]["commit"], 6]]
+
+
+def test_it_adopts_what_other_code_has_recorded_if_it_makes_the_same(args, capsys, monkeypatch):
+    part = args("part", networks=3)
+    imagenet_scores.main(part)
+    expected = scores_of(part)
+    scored, plain = [], imagenet_scores.score_number
+    monkeypatch.setattr(imagenet_scores, "score_number", lambda *a: scored.append(a) or plain(*a))
+    monkeypatch.setattr(imagenet_scores, "costs", lambda *a: {})
+    monkeypatch.setattr(imagenet_scores, "changed", lambda modules: ["dasvit/vit.py"])
+    part.out.write_text(
+        part.out.read_text().replace(json.loads(part.out.read_text())["provenance"]["commit"], "before")
+    )
     shutil.rmtree(part.runs)
-    monkeypatch.setattr(imagenet_scores, "changed", lambda modules: ["dasvit/vit.py"])  # other code: all over again
+    imagenet_scores.main(replace(part, indicators=("autoprox",), networks=1))  # keeps what it is not asked for
+    assert [settings.indicators for settings, _ in scored] == [("meco",), ("autoprox",)]
+    told = json.loads(part.out.read_text())
+    assert told["scores"]["meco"] == expected["scores"]["meco"]
+    assert told["commits"]["meco"]["0"] == [["before", 3]]
+    shutil.rmtree(part.runs)
+    monkeypatch.setattr(imagenet_scores, "score_number", lambda *a: {"scores": {a[0].indicators[0]: {"total": 1.5}}})
     imagenet_scores.main(args("part", networks=2))
-    assert len(scored) == 5
+    assert json.loads(part.out.read_text())["scores"]["meco"]["0"]["autoformer-t"]["total"] == [1.5, 1.5]
+    assert "meco, seed 0: this code scores autoformer-t:" in capsys.readouterr().out
 
 
 def test_time_that_is_over_ends_it_with_what_is_there(args, capsys, monkeypatch):
