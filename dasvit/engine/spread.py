@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
@@ -11,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
+from joblib.externals.loky import process_executor
 from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
@@ -66,23 +66,22 @@ def _made(work: Callable[[Piece], Made], pieces: Sequence[Piece], jobs: int) -> 
     """Yield results in their order; where a backend hands over whole lists only, as Ray's does, round after round."""
     backend, _ = get_active_backend()
     if backend.supports_return_generator:
-        yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(_trimmed)(work, piece) for piece in pieces)
+        yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(_keeping)(work, piece) for piece in pieces)
         return
     with Parallel(n_jobs=jobs) as parallel:
         size = 2 * effective_n_jobs(jobs)
         for start in range(0, len(pieces), size):
-            yield from parallel(delayed(_trimmed)(work, piece) for piece in pieces[start : start + size])
+            yield from parallel(delayed(_keeping)(work, piece) for piece in pieces[start : start + size])
 
 
-def _trimmed(work: Callable[[Piece], Made], piece: Piece) -> Made:
-    """Do a piece, and give the memory that it has freed back to the system.
+def _keeping(work: Callable[[Piece], Made], piece: Piece) -> Made:
+    """Do a piece in a process that may keep memory for the next.
 
-    glibc keeps it, joblib takes that for a leak, and ends and starts its processes over and over.
+    Joblib takes 300 MB more than after the first piece for a leak, and ends and starts its processes over and over. But
+    glibc keeps what a large network has freed, and weights that candidates share are kept on purpose.
     """
-    made = work(piece)
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-    return made
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
+    return work(piece)
 
 
 @contextmanager
