@@ -38,7 +38,15 @@ from dasvit.landscape.measuring import images_of, train_one
 from dasvit.methods.comparing import anytime, compare, judge
 from dasvit.methods.inherited import inherited_accuracy
 from dasvit.methods.registry import METHODS
-from dasvit.methods.sampling import Outcome, best_by_score, evolution, random_search, successive_halving
+from dasvit.methods.sampling import (
+    Outcome,
+    best_by_score,
+    evolution,
+    random_search,
+    screened_search,
+    successive_halving,
+    weights,
+)
 from dasvit.methods.settings import ScheduleSettings
 from dasvit.methods.simulated import from_table
 from dasvit.presets import SEARCH
@@ -50,6 +58,7 @@ from dasvit.training_free import dss
 
 TRAINING: dict[str, Callable[..., Outcome]] = {
     "random": random_search,
+    "screened": partial(screened_search, size=weights),
     "evolution": evolution,
     "successive-halving": successive_halving,
 }

@@ -2,14 +2,24 @@
 
 import random
 from collections import Counter
+from functools import partial
+from itertools import islice
 
 import pytest
 
-from dasvit import SearchSpace
-from dasvit.methods.sampling import best_by_score, evolution, mutate, random_search, successive_halving
+from dasvit import SearchSpace, build
+from dasvit.methods.sampling import (
+    best_by_score,
+    evolution,
+    mutate,
+    random_search,
+    screened_search,
+    successive_halving,
+    weights,
+)
 
 SPACE = SearchSpace()
-SEARCHES = [random_search, evolution, successive_halving]
+SEARCHES = [random_search, partial(screened_search, size=weights), evolution, successive_halving]
 
 
 def attention(genotype):
@@ -58,6 +68,23 @@ def test_a_seed_decides(find):
 def test_random_search_looks_at_no_function_twice():
     outcome = random_search(SPACE, judge([]), 18.0 * 300, epochs=9)
     assert len({trial.genotype.formula for trial in outcome.trials}) == 300
+
+
+def test_only_the_largest_of_each_ten_is_trained():
+    drawn = [trial.genotype for trial in random_search(SPACE, judge([]), 18.0 * 200, epochs=9, seed=3).trials]
+    found = screened_search(SPACE, judge([]), 18.0 * 20, epochs=9, seed=3, size=weights)
+    tens = [drawn[start : start + 10] for start in range(0, 200, 10)]
+    assert [trial.genotype for trial in found.trials] == [max(ten, key=weights) for ten in tens]
+    assert found.genotype == max((trial.genotype for trial in found.trials), key=attention)
+    few = SearchSpace(heads=(3,), mlp_ratios=())  # which ends before the seconds do
+    assert 1 < len(screened_search(few, judge([]), 1e6, epochs=9, size=weights, among=2).trials) < 100
+
+
+def test_weights_are_those_of_a_layer():
+    sizes = {"dim": 24, "image_size": 8, "patch_size": 4, "in_channels": 1, "num_classes": 10}
+    for genotype in islice(SPACE.shuffled(random.Random(0)), 20):
+        one, two = (sum(p.numel() for p in build(genotype, depth=d, **sizes).parameters()) for d in (1, 2))
+        assert two - one == weights(genotype, 24)
 
 
 def test_halving_goes_on_with_the_best_third_and_pays_what_is_added():

@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ..space import Genotype, SearchSpace
 
@@ -99,8 +100,45 @@ def _attending(space: SearchSpace, rng: random.Random) -> Iterator[Genotype]:
 
 def random_search(space: SearchSpace, evaluate: Evaluate, seconds: float, *, epochs: int, seed: int = 0) -> Outcome:
     """Train random encoders, none twice, until the time is over; the best on validation images is found."""
+    return _trained(_attending(space, random.Random(seed)), evaluate, seconds, epochs, seed)
+
+
+def screened_search(
+    space: SearchSpace,
+    evaluate: Evaluate,
+    seconds: float,
+    *,
+    epochs: int,
+    seed: int = 0,
+    size: Callable[[Genotype], float],
+    among: int = 10,
+) -> Outcome:
+    """Random search among large encoders: of so many random ones, none twice, only the largest is trained.
+
+    Not from a paper. Size says something of accuracy and costs nothing; what it does not say, trainings do.
+
+    Args:
+        space: The space.
+        evaluate: Tells of an encoder.
+        seconds: What may be spent.
+        epochs: Of each training.
+        seed: Draws the encoders.
+        size: From an encoder: its size, such as :func:`weights`.
+        among: How many are drawn for one that is trained.
+    """
+    fresh = _attending(space, random.Random(seed))
+    large = (max(some, key=size) for some in iter(lambda: list(islice(fresh, among)), []))
+    return _trained(large, evaluate, seconds, epochs, seed)
+
+
+def weights(genotype: Genotype, dim: int = 48) -> int:
+    """Return the parameters of an encoder's operations, of one layer with so many channels a token."""
+    return sum(operation.spec.count(dim, operation.size) for _, operation in genotype.edges)
+
+
+def _trained(genotypes: Iterator[Genotype], evaluate: Evaluate, seconds: float, epochs: int, seed: int) -> Outcome:
     spending = Spending(evaluate, seconds)
-    for genotype in _attending(space, random.Random(seed)):
+    for genotype in genotypes:
         spending.look(genotype, epochs, seed)
         if not spending.left:
             break
