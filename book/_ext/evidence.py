@@ -24,7 +24,7 @@ RUNS = {"digits": "digits_tiny", "cifar": "cifar10_small"}
 REPORTS = {"digits": "correlation_digits", "cifar10": "correlation_cifar10"}
 NAMES = {"msa": "attentions", "mlp": "MLPs", "skip": "identities"}
 SPACES = "TSB"
-JUDGED = ("dasvit", "dasvit-all-tokens", "dasvit-unfair", "dasvit-one-stage", "darts")
+JUDGED = ("dasvit", "dasvit-all-tokens", "dasvit-unfair", "dasvit-one-stage", "darts", "random", "screened")
 CARD = 24 * 2**30  # bytes of the card in the paper
 
 
