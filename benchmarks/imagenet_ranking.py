@@ -186,7 +186,8 @@ def columns_of(scores: Mapping[str, Any], space: str) -> Columns:
     """Return the scores of a space by name, one list a seed, the longest first, in the order of scoring."""
     columns: Columns = {}
     for name, by_seed in scores.items():
-        told = [some[space] for some in by_seed.values() if space in some and None not in some[space]["total"]]
+        told = [some[space] for some in by_seed.values() if space in some]
+        told = [one for one in told if len(one["total"]) >= FEW and None not in one["total"]]
         if not told:
             continue
         parts = [{part: np.array(values) for part, values in one.items()} for one in told]
@@ -247,7 +248,7 @@ def space_told(networks: Sequence[Trained], scores: Mapping[str, Any], resamples
     combine(columns, networks)
     rows = {name: [x] for name, x in sizes.items()}
     rows["linear fit of the four"] = [predicted(np.column_stack(list(sizes.values())), y)]
-    rows |= {k: c for k, c in columns.items() if len(c[0]) >= FEW}
+    rows |= columns
     told = {k: judged(c, y[: len(c[0])], networks[: len(c[0])], resamples) for k, c in rows.items()}
     scored = len(columns["dss"][0]) if "dss" in columns else len(y)
     if "dss-released" in columns:

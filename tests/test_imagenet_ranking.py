@@ -37,7 +37,7 @@ def made(tmp_path_factory):
     scores = {
         "dss": {seed: {"autoformer-b": {k: list(v) for k, v in dss.items()}} for seed in "01"},
         "dss-released": {"0": {"autoformer-b": {k: list(v) for k, v in released.items()}}},
-        "meco": {"0": {"autoformer-b": {"total": list(rng.normal(size=60))}}},
+        "meco": {seed: {"autoformer-b": {"total": list(rng.normal(size=n))}} for seed, n in (("0", 60), ("1", 2))},
         "zico": {"0": {"autoformer-b": {"total": [1.0, 2.0]}}},
         "az-nas": {
             seed: {"autoformer-b": {k: list(rng.normal(size=n)) for k in ("total", *ranking.AZ)}}
